@@ -1,0 +1,107 @@
+//! The constants that one agent's programs are loaded with.
+//!
+//! They live in the object's read-only data, which the kernel freezes: the verifier folds them
+//! and nothing can change them afterwards. All zeroes, which is what an object has that nobody
+//! configured, denies everything.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::{ABI_VERSION, LOOPBACK_PORTS_MAX};
+
+/// Refusals are carried out.
+pub const MODE_ENFORCE: u32 = 1;
+/// Refusals are recorded and not carried out.
+pub const MODE_OBSERVE: u32 = 2;
+
+/// Direct TCP connections are sent to the gateway.
+pub const DIRECT_REDIRECT: u32 = 1;
+/// Direct TCP connections are refused.
+pub const DIRECT_DENY: u32 = 2;
+
+/// Port 53 is refused like any other.
+pub const DNS_OFF: u32 = 1;
+/// Port 53 over UDP and TCP is sent to the gateway's resolver.
+pub const DNS_GATEWAY: u32 = 2;
+
+/// Nobody may connect to the agent.
+pub const INBOUND_DENY: u32 = 1;
+/// Local processes may connect to the agent over loopback.
+pub const INBOUND_LOOPBACK: u32 = 2;
+/// Anybody may connect to the agent.
+pub const INBOUND_ALLOW: u32 = 3;
+
+/// What the programs of one agent know.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct AgentConfig {
+    /// Cgroup id (inode number in cgroup2) the programs are attached to.
+    pub cgroup: u64,
+    /// [`ABI_VERSION`] of the loader; anything else denies everything.
+    pub abi: u32,
+    /// Number of the agent on this node, never 0.
+    pub agent: u32,
+    /// [`MODE_ENFORCE`] or [`MODE_OBSERVE`].
+    pub mode: u32,
+    /// [`DIRECT_REDIRECT`] or [`DIRECT_DENY`].
+    pub direct: u32,
+    /// [`DNS_OFF`] or [`DNS_GATEWAY`].
+    pub dns: u32,
+    /// [`INBOUND_DENY`], [`INBOUND_LOOPBACK`] or [`INBOUND_ALLOW`].
+    pub inbound: u32,
+    /// Port of the gateway on 127.0.0.1 and ::1, TCP and UDP, host order.
+    pub gateway_port: u16,
+    /// How many of `loopback` are set.
+    pub loopback_count: u16,
+    /// Other local TCP ports that the agent may reach, host order.
+    pub loopback: [u16; LOOPBACK_PORTS_MAX],
+    /// Always zero.
+    pub zero: u32,
+}
+
+impl AgentConfig {
+    /// Denies everything: the state of an object that nobody configured.
+    pub const SHUT: Self = Self {
+        cgroup: 0,
+        abi: 0,
+        agent: 0,
+        mode: 0,
+        direct: 0,
+        dns: 0,
+        inbound: 0,
+        gateway_port: 0,
+        loopback_count: 0,
+        loopback: [0; LOOPBACK_PORTS_MAX],
+        zero: 0,
+    };
+
+    /// Whether the loader filled this in and speaks the same ABI.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_configured(&self) -> bool {
+        self.abi == ABI_VERSION && self.agent != 0 && self.gateway_port != 0
+    }
+
+    /// Whether refusals are recorded but not carried out.
+    #[inline(always)]
+    #[must_use]
+    pub const fn observes(&self) -> bool {
+        self.is_configured() && self.mode == MODE_OBSERVE
+    }
+
+    /// Whether policy declares this local port.
+    #[inline(always)]
+    #[must_use]
+    pub fn declares_loopback(&self, port: u16) -> bool {
+        if self.loopback_count == 0 {
+            return false;
+        }
+        let mut index = 0;
+        while index < LOOPBACK_PORTS_MAX {
+            if index < self.loopback_count as usize && self.loopback[index] == port {
+                return port != 0;
+            }
+            index += 1;
+        }
+        false
+    }
+}

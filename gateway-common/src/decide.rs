@@ -1,0 +1,140 @@
+//! The kernel-side rule: one body for the eBPF programs, `explain` and the tests.
+//!
+//! Everything that no line allows is refused. Observe mode is not decided here: the programs
+//! ask for the verdict first and then, in observe mode, record a refusal without carrying it
+//! out.
+
+use crate::{
+    agent::{AgentConfig, DIRECT_REDIRECT, DNS_GATEWAY, INBOUND_ALLOW, INBOUND_LOOPBACK},
+    endpoint::Endpoint,
+    packet::{Header, TCP, UDP},
+    reason::Reason,
+    verdict::Verdict,
+};
+
+/// `SOCK_STREAM`.
+pub const STREAM: u32 = 1;
+/// `SOCK_DGRAM`.
+pub const DGRAM: u32 = 2;
+/// The DNS port.
+pub const DNS_PORT: u16 = 53;
+/// Interface index of loopback in every network namespace.
+pub const LOOPBACK_INTERFACE: u32 = 1;
+
+/// May this socket be made? `protocol` is what the kernel resolved it to.
+#[inline(always)]
+pub const fn socket(config: &AgentConfig, kind: u32, protocol: u32) -> Verdict {
+    if !config.is_configured() {
+        return Verdict::Refuse(Reason::NotConfigured);
+    }
+    match (kind, protocol) {
+        (STREAM, 6) | (DGRAM, 17) => Verdict::Pass(Reason::SocketAllowed),
+        (0..=u32::MAX, 0..=u32::MAX) => Verdict::Refuse(Reason::SocketType),
+    }
+}
+
+/// Where does this `connect` go? Of a verdict that names the gateway, the caller checks that
+/// the gateway's marked listener is there.
+#[inline(always)]
+pub fn connect(config: &AgentConfig, protocol: u8, destination: &Endpoint) -> Verdict {
+    if !config.is_configured() {
+        return Verdict::Refuse(Reason::NotConfigured);
+    }
+    if destination.is_gateway_address() && destination.port == config.gateway_port {
+        return match protocol {
+            TCP | UDP => Verdict::Pass(Reason::Gateway),
+            0..=u8::MAX => Verdict::Refuse(Reason::SocketType),
+        };
+    }
+    let dns = destination.port == DNS_PORT && config.dns == DNS_GATEWAY;
+    match protocol {
+        TCP if destination.is_gateway_address() && config.declares_loopback(destination.port) => {
+            Verdict::Pass(Reason::DeclaredLoopback)
+        }
+        TCP | UDP if dns => Verdict::Redirect(Reason::DnsRedirected),
+        // With DNS off, port 53 is nobody's business but the resolver's, which is off.
+        TCP if config.direct == DIRECT_REDIRECT && destination.port != DNS_PORT => {
+            Verdict::Redirect(Reason::Redirected)
+        }
+        TCP => Verdict::Refuse(Reason::DirectConnect),
+        UDP => Verdict::Refuse(Reason::Datagram),
+        0..=u8::MAX => Verdict::Refuse(Reason::SocketType),
+    }
+}
+
+/// What a packet's socket is, as far as a packet hook can know.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PacketSocket {
+    /// It listens, or somebody else opened the connection to it.
+    pub passive: bool,
+}
+
+/// May this packet leave?
+#[inline(always)]
+pub fn egress(
+    config: &AgentConfig,
+    interface: u32,
+    header: &Header,
+    socket: PacketSocket,
+) -> Verdict {
+    if !config.is_configured() {
+        return Verdict::Refuse(Reason::NotConfigured);
+    }
+    match local_flow(config, interface, header.protocol, &header.destination) {
+        Some(reason) => Verdict::Pass(reason),
+        None if may_answer(config, interface, header, socket) => Verdict::Pass(Reason::Inbound),
+        None if interface != LOOPBACK_INTERFACE => Verdict::Refuse(Reason::Interface),
+        None => Verdict::Refuse(Reason::Destination),
+    }
+}
+
+/// May this packet come in?
+#[inline(always)]
+pub fn ingress(
+    config: &AgentConfig,
+    interface: u32,
+    header: &Header,
+    socket: PacketSocket,
+) -> Verdict {
+    if !config.is_configured() {
+        return Verdict::Refuse(Reason::NotConfigured);
+    }
+    match local_flow(config, interface, header.protocol, &header.source) {
+        Some(reason) => Verdict::Pass(reason),
+        None if may_answer(config, interface, header, socket) => Verdict::Pass(Reason::Inbound),
+        None => Verdict::Refuse(Reason::InboundRefused),
+    }
+}
+
+/// Whether `peer` is the gateway or a declared local port, reached over loopback.
+#[inline(always)]
+fn local_flow(
+    config: &AgentConfig,
+    interface: u32,
+    protocol: u8,
+    peer: &Endpoint,
+) -> Option<Reason> {
+    if interface != LOOPBACK_INTERFACE || !peer.is_gateway_address() {
+        return None;
+    }
+    if peer.port == config.gateway_port {
+        return Some(Reason::Gateway);
+    }
+    if protocol == TCP && config.declares_loopback(peer.port) {
+        return Some(Reason::DeclaredLoopback);
+    }
+    None
+}
+
+/// Whether policy lets somebody else open this connection to the agent.
+#[inline(always)]
+fn may_answer(config: &AgentConfig, interface: u32, header: &Header, socket: PacketSocket) -> bool {
+    if header.protocol != TCP || !socket.passive {
+        return false;
+    }
+    match config.inbound {
+        INBOUND_ALLOW => true,
+        INBOUND_LOOPBACK => interface == LOOPBACK_INTERFACE,
+        0..=u32::MAX => false,
+    }
+}

@@ -1,0 +1,183 @@
+//! What the kernel half tells user space through the ring.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::{endpoint::Endpoint, flow::Task};
+
+/// Declares the hooks once: code, name, label.
+macro_rules! hooks {
+    ($($(#[$doc:meta])* $name:ident = $code:literal, $label:literal;)*) => {
+        /// The hook that decided.
+        #[repr(u16)]
+        #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+        pub enum Hook {
+            $($(#[$doc])* $name = $code,)*
+        }
+
+        impl Hook {
+            /// All of them, in order of their codes.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// The hook with this code; none if this build knows no such code.
+            #[must_use]
+            pub const fn from_code(code: u16) -> Option<Self> {
+                match code {
+                    $($code => Some(Self::$name),)*
+                    // Codes are a number space, not a set of variants: the rest is unknown.
+                    _ => None,
+                }
+            }
+
+            /// The name used in audit records.
+            #[must_use]
+            pub const fn label(self) -> &'static str {
+                match self {
+                    $(Self::$name => $label,)*
+                }
+            }
+        }
+    };
+}
+
+hooks! {
+    /// `socket(2)` of an INET family.
+    SockCreate = 1, "sock_create";
+    /// `connect(2)`, IPv4.
+    Connect4 = 2, "connect4";
+    /// `connect(2)`, IPv6.
+    Connect6 = 3, "connect6";
+    /// `sendmsg(2)` on an unconnected UDP socket, IPv4.
+    Sendmsg4 = 4, "sendmsg4";
+    /// `sendmsg(2)` on an unconnected UDP socket, IPv6.
+    Sendmsg6 = 5, "sendmsg6";
+    /// A packet leaves.
+    Egress = 6, "egress";
+    /// A packet arrives.
+    Ingress = 7, "ingress";
+    /// TCP state changes of the agent's sockets.
+    AgentOps = 8, "agent_ops";
+}
+
+/// Set in [`Event::flags`] when the refusal was recorded but not carried out.
+pub const FLAG_OBSERVED: u8 = 1;
+
+/// One refusal.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Event {
+    /// [`crate::ABI_VERSION`].
+    pub abi: u32,
+    /// CPU that wrote the event.
+    pub cpu: u32,
+    /// Per-CPU number, counted up also when the ring had no room: a gap is the exact loss.
+    pub sequence: u64,
+    /// Nanoseconds since boot.
+    pub time_ns: u64,
+    /// Refusals of the same reason on the same CPU since its previous event, not reported
+    /// singly.
+    pub folded: u64,
+    /// Socket cookie, 0 where the hook has none.
+    pub cookie: u64,
+    /// Who called; for packets, who made the socket.
+    pub task: Task,
+    /// Where it came from, as far as known.
+    pub source: Endpoint,
+    /// Where it was to go.
+    pub destination: Endpoint,
+    /// Number of the agent on this node.
+    pub agent: u32,
+    /// Code of the [`Hook`].
+    pub hook: u16,
+    /// Code of the [`crate::reason::Reason`].
+    pub reason: u16,
+    /// Address family of the socket where the hook knows it, else 0.
+    pub family: u16,
+    /// Socket type where the hook knows it, else 0.
+    pub socket_type: u16,
+    /// IP protocol number where the hook knows it, else 0.
+    pub protocol: u16,
+    /// [`FLAG_OBSERVED`].
+    pub flags: u8,
+    /// Always zero.
+    pub zero: u8,
+}
+
+/// State of the fold of one reason on one CPU.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Fold {
+    /// Refusals in all, reported or not.
+    pub total: u64,
+    /// Refusals since the last reported one.
+    pub folded: u64,
+    /// Reports that may still be made at once.
+    pub tokens: u64,
+    /// When `tokens` was last topped up, nanoseconds since boot; 0 before the first refusal.
+    pub topped_ns: u64,
+}
+
+impl Fold {
+    /// Counts one refusal at `now_ns`; answers how many were folded before it if it is to be
+    /// reported now.
+    #[inline(always)]
+    pub fn admit(&mut self, now_ns: u64) -> Option<u64> {
+        self.total += 1;
+        if self.topped_ns == 0 {
+            self.tokens = crate::EVENT_BURST;
+            self.topped_ns = now_ns;
+        } else {
+            let earned = now_ns.saturating_sub(self.topped_ns) / crate::EVENT_REFILL_NS;
+            if earned > 0 {
+                let tokens = self.tokens + earned;
+                self.tokens = if tokens > crate::EVENT_BURST {
+                    crate::EVENT_BURST
+                } else {
+                    tokens
+                };
+                self.topped_ns = now_ns;
+            }
+        }
+        if self.tokens == 0 {
+            self.folded += 1;
+            return None;
+        }
+        self.tokens -= 1;
+        let folded = self.folded;
+        self.folded = 0;
+        Some(folded)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{EVENT_BURST, EVENT_REFILL_NS};
+
+    #[test]
+    fn folding_loses_no_count() {
+        let mut fold = Fold {
+            total: 0,
+            folded: 0,
+            tokens: 0,
+            topped_ns: 0,
+        };
+        let mut reported = 0;
+        for _ in 0..EVENT_BURST + 10 {
+            reported += u64::from(fold.admit(1).is_some());
+        }
+        assert_eq!(
+            (reported, fold.folded, fold.total),
+            (EVENT_BURST, 10, EVENT_BURST + 10)
+        );
+        assert_eq!(fold.admit(1 + EVENT_REFILL_NS), Some(10));
+        assert_eq!(fold.admit(1 + EVENT_REFILL_NS), None);
+    }
+
+    #[test]
+    fn hook_codes_round_trip() {
+        for &hook in Hook::ALL {
+            assert_eq!(Hook::from_code(hook as u16), Some(hook));
+        }
+        assert_eq!(Hook::from_code(0), None);
+    }
+}

@@ -1,0 +1,59 @@
+//! What a hook answers.
+
+use crate::reason::Reason;
+
+/// The answer of a hook, with its reason.
+#[must_use]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// Goes on as it is.
+    Pass(Reason),
+    /// Goes on to the gateway instead.
+    Redirect(Reason),
+    /// Does not go on.
+    Refuse(Reason),
+}
+
+impl Verdict {
+    /// The reason, whatever the answer.
+    #[inline(always)]
+    #[must_use]
+    pub const fn reason(self) -> Reason {
+        match self {
+            Self::Pass(reason) | Self::Redirect(reason) | Self::Refuse(reason) => reason,
+        }
+    }
+}
+
+/// `EACCES`: policy refuses this destination.
+pub const EACCES: i32 = 13;
+/// `EPROTONOSUPPORT`: an agent has no such socket type.
+pub const EPROTONOSUPPORT: i32 = 93;
+/// `ENETDOWN`: the gateway is not there, and there is no other way out.
+pub const ENETDOWN: i32 = 100;
+
+/// The errno that a refused system call fails with.
+#[inline(always)]
+#[must_use]
+pub const fn errno(reason: Reason) -> i32 {
+    match reason {
+        Reason::SocketType => EPROTONOSUPPORT,
+        Reason::GatewayDown | Reason::NotConfigured => ENETDOWN,
+        Reason::Gateway
+        | Reason::DeclaredLoopback
+        | Reason::Redirected
+        | Reason::DnsRedirected
+        | Reason::Inbound
+        | Reason::SocketAllowed
+        | Reason::DirectConnect
+        | Reason::Datagram
+        | Reason::HeaderMalformed
+        | Reason::HeaderOptions
+        | Reason::Fragment
+        | Reason::ExtensionHeader
+        | Reason::Interface
+        | Reason::Destination
+        | Reason::InboundRefused
+        | Reason::FlowTableFull => EACCES,
+    }
+}

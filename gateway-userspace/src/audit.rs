@@ -1,0 +1,135 @@
+//! The audit stream: one record per decision, written by one thread, lost never in silence.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use serde::Serialize;
+
+use crate::{
+    identity::{Assurance, Process},
+    names::{AgentId, PolicyDigest, RuleId},
+};
+
+/// Who saw it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    /// The kernel half alone: a refused system call or packet.
+    Kernel,
+    /// The gateway alone: no kernel half is there.
+    Gateway,
+    /// The gateway, with who called as the kernel saw it.
+    Both,
+}
+
+/// What became of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// Policy allowed it and it was carried out, or tried.
+    Allow,
+    /// It was refused.
+    Deny,
+    /// Policy refuses it; observe mode let it pass.
+    Observe,
+}
+
+/// At whose door a failure lies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Blame {
+    /// The agent sent something wrong, or went away.
+    Agent,
+    /// The upstream failed.
+    Upstream,
+    /// Policy said so.
+    Policy,
+    /// Sluice itself.
+    Us,
+}
+
+/// What was asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// CONNECT.
+    Connect,
+    /// A readable HTTP request.
+    Http,
+    /// TLS relayed unopened.
+    Tls,
+    /// Raw TCP.
+    Tcp,
+    /// A DNS question.
+    Dns,
+    /// A socket call or packet that the kernel half refused.
+    Direct,
+    /// Events of the kernel half, or records, that were lost; `repeated` says how many.
+    Loss,
+}
+
+/// Whether more will follow under the same event id.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// A long-lived tunnel is open; its `end` will follow.
+    Open,
+    /// All is said.
+    End,
+}
+
+/// One line of the audit stream.
+#[derive(Clone, Debug, Serialize)]
+pub struct Record {
+    /// When the decision was made (UTC, RFC 3339, microseconds).
+    pub time: jiff::Timestamp,
+    /// Unique, sortable by time; also in the body of a refusal.
+    pub event: uuid::Uuid,
+    /// Open or end.
+    pub phase: Phase,
+    /// Who saw it.
+    pub source: Source,
+    /// Whose policy applied.
+    pub agent: AgentId,
+    /// How far the boundary holds for this agent.
+    pub assurance: Assurance,
+    /// What was asked for.
+    pub kind: Kind,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// The rule that decided or came nearest.
+    pub rule: Option<RuleId>,
+    /// Stable label of the reason; for an allowed request that failed, of the failure.
+    pub reason: &'static str,
+    /// What the caller was told to do about it.
+    pub hint: Option<String>,
+    /// Digest of the policy that decided.
+    pub policy: PolicyDigest,
+    /// The process, as the kernel saw it.
+    pub process: Option<Arc<Process>>,
+    /// Where the agent's end was.
+    pub peer: Option<SocketAddr>,
+    /// What the agent asked the kernel for.
+    pub original_destination: Option<SocketAddr>,
+    /// Host, or DNS name.
+    pub host: Option<String>,
+    /// Port.
+    pub port: Option<u16>,
+    /// HTTP method, DNS record type, or hook of the kernel half.
+    pub method: Option<String>,
+    /// Path without the query.
+    pub path: Option<String>,
+    /// Address that was dialled.
+    pub upstream: Option<SocketAddr>,
+    /// HTTP status that the agent saw.
+    pub status: Option<u16>,
+    /// Bytes from the agent to the upstream.
+    pub bytes_out: u64,
+    /// Bytes from the upstream to the agent.
+    pub bytes_in: u64,
+    /// Microseconds from the decision to the end.
+    pub duration_us: u64,
+    /// At whose door a failure lies; none where nothing failed.
+    pub blame: Option<Blame>,
+    /// How many more of the same were folded into this record.
+    pub repeated: u64,
+}

@@ -1,0 +1,116 @@
+//! Who is on the line: what the gateway knows of a connection before it reads a byte.
+//!
+//! No header, no token, no `/proc` lookup by address: either the kernel half says who it is, or
+//! the gateway runs without one and says so (`cooperative`).
+
+use std::{net::SocketAddr, sync::Arc};
+
+use serde::Serialize;
+
+use crate::names::{AgentId, OrigDst, PeerAddr};
+
+/// How far the boundary holds for an agent.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Assurance {
+    /// No kernel half: the agent is merely asked to use the gateway.
+    Cooperative,
+    /// The kernel half records and blocks nothing.
+    Observe,
+    /// The kernel half blocks, with openings that are named.
+    Partial,
+    /// All cgroup hooks hold.
+    Confined,
+    /// Besides, the launcher or LSM closes families, descriptors and processes.
+    Sealed,
+}
+
+/// The process that opened a connection, as the kernel saw it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Process {
+    /// Process id in the initial pid namespace.
+    pub pid: u32,
+    /// Thread id.
+    pub tid: u32,
+    /// Effective user id.
+    pub uid: u32,
+    /// Command name; the agent chooses it.
+    pub comm: String,
+    /// Path of the executable; none where it could not be read any more.
+    pub exe: Option<String>,
+    /// Cgroup id.
+    pub cgroup: u64,
+    /// Socket cookie.
+    pub cookie: u64,
+}
+
+/// The other end of an accepted connection or of a DNS question.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Peer {
+    /// Whose policy applies.
+    pub agent: AgentId,
+    /// Where it came from.
+    pub address: PeerAddr,
+    /// Who opened it; none without a kernel half.
+    pub process: Option<Arc<Process>>,
+    /// What the agent asked the kernel for; none for an explicit proxy request.
+    pub original: Option<OrigDst>,
+}
+
+/// Why nobody could be named. Such a connection is closed.
+#[derive(Debug, thiserror::Error)]
+pub enum Unattributed {
+    /// The kernel half has no flow for it: somebody outside every agent, or an agent's
+    /// connection that found the flow table full.
+    #[error("no agent's flow belongs to this connection")]
+    NoFlow,
+    /// The kernel could not be asked.
+    #[error("reading the socket's kernel storage: {0}")]
+    Kernel(String),
+}
+
+/// Names the other end of a socket.
+pub trait Identify: Send + Sync + 'static {
+    /// Who opened this accepted connection.
+    ///
+    /// # Errors
+    /// [`Unattributed`], upon which the connection is closed.
+    fn stream(
+        &self,
+        stream: &tokio::net::TcpStream,
+        peer: SocketAddr,
+    ) -> Result<Peer, Unattributed>;
+
+    /// Who sent this DNS question; `transaction` is its DNS id.
+    ///
+    /// # Errors
+    /// [`Unattributed`], upon which the question is dropped.
+    fn datagram(
+        &self,
+        socket: SocketAddr,
+        peer: SocketAddr,
+        transaction: u16,
+    ) -> Result<Peer, Unattributed>;
+}
+
+/// Without a kernel half: whoever connects is the one agent of the one policy.
+#[derive(Debug)]
+pub struct Cooperative {
+    /// The agent.
+    pub agent: AgentId,
+}
+
+impl Identify for Cooperative {
+    fn stream(&self, _: &tokio::net::TcpStream, peer: SocketAddr) -> Result<Peer, Unattributed> {
+        self.datagram(peer, peer, 0)
+    }
+
+    fn datagram(&self, _: SocketAddr, peer: SocketAddr, _: u16) -> Result<Peer, Unattributed> {
+        Ok(Peer {
+            agent: self.agent.clone(),
+            address: PeerAddr(peer),
+            process: None,
+            original: None,
+        })
+    }
+}

@@ -1,0 +1,16 @@
+//! Sluice's user-space half: the modules are the architecture, and data flows one way:
+//! accept → identify → sniff → decide → dial → relay → record.
+#![deny(unsafe_code)]
+
+pub mod app;
+pub mod audit;
+pub mod cli;
+pub mod config;
+pub mod dns;
+pub mod identity;
+pub mod kernel;
+pub mod launch;
+pub mod names;
+pub mod policy;
+pub mod proxy;
+pub mod sanitize;
