@@ -37,7 +37,10 @@ fn installed() -> String {
         .output()
         .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
         .unwrap_or_default();
-    if listed.lines().any(|line| line.split_whitespace().next() == Some(LINKED)) {
+    if listed
+        .lines()
+        .any(|line| line.split_whitespace().next() == Some(LINKED))
+    {
         LINKED.to_owned()
     } else {
         "nightly".to_owned()

@@ -50,10 +50,8 @@ pub struct AgentConfig {
     pub inbound: u32,
     /// Port of the gateway on 127.0.0.1 and ::1, TCP and UDP, host order.
     pub gateway_port: u16,
-    /// How many of `loopback` are set.
+    /// How many [`LoopbackPorts`] are set.
     pub loopback_count: u16,
-    /// Other local TCP ports that the agent may reach, host order.
-    pub loopback: [u16; LOOPBACK_PORTS_MAX],
     /// Always zero.
     pub zero: u32,
 }
@@ -70,7 +68,6 @@ impl AgentConfig {
         inbound: 0,
         gateway_port: 0,
         loopback_count: 0,
-        loopback: [0; LOOPBACK_PORTS_MAX],
         zero: 0,
     };
 
@@ -87,21 +84,9 @@ impl AgentConfig {
     pub const fn observes(&self) -> bool {
         self.is_configured() && self.mode == MODE_OBSERVE
     }
-
-    /// Whether policy declares this local port.
-    #[inline(always)]
-    #[must_use]
-    pub fn declares_loopback(&self, port: u16) -> bool {
-        if self.loopback_count == 0 {
-            return false;
-        }
-        let mut index = 0;
-        while index < LOOPBACK_PORTS_MAX {
-            if index < self.loopback_count as usize && self.loopback[index] == port {
-                return port != 0;
-            }
-            index += 1;
-        }
-        false
-    }
 }
+
+/// Other local TCP ports that the agent may reach, host order; 0 stands for none.
+///
+/// Apart from [`AgentConfig`], so that an agent without any pays nothing for them.
+pub type LoopbackPorts = [u16; LOOPBACK_PORTS_MAX];

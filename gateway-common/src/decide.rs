@@ -33,10 +33,16 @@ pub const fn socket(config: &AgentConfig, kind: u32, protocol: u32) -> Verdict {
     }
 }
 
-/// Where does this `connect` go? Of a verdict that names the gateway, the caller checks that
-/// the gateway's marked listener is there.
+/// Where does this `connect` or datagram go? `declared` says whether policy declares the
+/// destination's port as a local one. Of a verdict that names the gateway, the caller checks
+/// that the gateway's marked listener is there.
 #[inline(always)]
-pub fn connect(config: &AgentConfig, protocol: u8, destination: &Endpoint) -> Verdict {
+pub const fn connect(
+    config: &AgentConfig,
+    protocol: u8,
+    destination: &Endpoint,
+    declared: bool,
+) -> Verdict {
     if !config.is_configured() {
         return Verdict::Refuse(Reason::NotConfigured);
     }
@@ -48,7 +54,7 @@ pub fn connect(config: &AgentConfig, protocol: u8, destination: &Endpoint) -> Ve
     }
     let dns = destination.port == DNS_PORT && config.dns == DNS_GATEWAY;
     match protocol {
-        TCP if destination.is_gateway_address() && config.declares_loopback(destination.port) => {
+        TCP if declared && destination.is_gateway_address() => {
             Verdict::Pass(Reason::DeclaredLoopback)
         }
         TCP | UDP if dns => Verdict::Redirect(Reason::DnsRedirected),
@@ -62,65 +68,59 @@ pub fn connect(config: &AgentConfig, protocol: u8, destination: &Endpoint) -> Ve
     }
 }
 
-/// What a packet's socket is, as far as a packet hook can know.
+/// What a packet hook knows besides the header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct PacketSocket {
-    /// It listens, or somebody else opened the connection to it.
+pub struct Surroundings {
+    /// Index of the interface that the packet leaves or came in by.
+    pub interface: u32,
+    /// The socket listens, or somebody else opened the connection to it.
     pub passive: bool,
+    /// Policy declares the other end's port as a local one.
+    pub declared: bool,
 }
 
 /// May this packet leave?
 #[inline(always)]
-pub fn egress(
-    config: &AgentConfig,
-    interface: u32,
-    header: &Header,
-    socket: PacketSocket,
-) -> Verdict {
+pub const fn egress(config: &AgentConfig, header: &Header, around: Surroundings) -> Verdict {
     if !config.is_configured() {
         return Verdict::Refuse(Reason::NotConfigured);
     }
-    match local_flow(config, interface, header.protocol, &header.destination) {
+    match local_flow(config, header.protocol, &header.destination, around) {
         Some(reason) => Verdict::Pass(reason),
-        None if may_answer(config, interface, header, socket) => Verdict::Pass(Reason::Inbound),
-        None if interface != LOOPBACK_INTERFACE => Verdict::Refuse(Reason::Interface),
+        None if may_answer(config, header, around) => Verdict::Pass(Reason::Inbound),
+        None if around.interface != LOOPBACK_INTERFACE => Verdict::Refuse(Reason::Interface),
         None => Verdict::Refuse(Reason::Destination),
     }
 }
 
 /// May this packet come in?
 #[inline(always)]
-pub fn ingress(
-    config: &AgentConfig,
-    interface: u32,
-    header: &Header,
-    socket: PacketSocket,
-) -> Verdict {
+pub const fn ingress(config: &AgentConfig, header: &Header, around: Surroundings) -> Verdict {
     if !config.is_configured() {
         return Verdict::Refuse(Reason::NotConfigured);
     }
-    match local_flow(config, interface, header.protocol, &header.source) {
+    match local_flow(config, header.protocol, &header.source, around) {
         Some(reason) => Verdict::Pass(reason),
-        None if may_answer(config, interface, header, socket) => Verdict::Pass(Reason::Inbound),
+        None if may_answer(config, header, around) => Verdict::Pass(Reason::Inbound),
         None => Verdict::Refuse(Reason::InboundRefused),
     }
 }
 
 /// Whether `peer` is the gateway or a declared local port, reached over loopback.
 #[inline(always)]
-fn local_flow(
+const fn local_flow(
     config: &AgentConfig,
-    interface: u32,
     protocol: u8,
     peer: &Endpoint,
+    around: Surroundings,
 ) -> Option<Reason> {
-    if interface != LOOPBACK_INTERFACE || !peer.is_gateway_address() {
+    if around.interface != LOOPBACK_INTERFACE || !peer.is_gateway_address() {
         return None;
     }
     if peer.port == config.gateway_port {
         return Some(Reason::Gateway);
     }
-    if protocol == TCP && config.declares_loopback(peer.port) {
+    if protocol == TCP && around.declared {
         return Some(Reason::DeclaredLoopback);
     }
     None
@@ -128,13 +128,13 @@ fn local_flow(
 
 /// Whether policy lets somebody else open this connection to the agent.
 #[inline(always)]
-fn may_answer(config: &AgentConfig, interface: u32, header: &Header, socket: PacketSocket) -> bool {
-    if header.protocol != TCP || !socket.passive {
+const fn may_answer(config: &AgentConfig, header: &Header, around: Surroundings) -> bool {
+    if header.protocol != TCP || !around.passive {
         return false;
     }
     match config.inbound {
         INBOUND_ALLOW => true,
-        INBOUND_LOOPBACK => interface == LOOPBACK_INTERFACE,
+        INBOUND_LOOPBACK => around.interface == LOOPBACK_INTERFACE,
         0..=u32::MAX => false,
     }
 }

@@ -73,9 +73,9 @@ pub struct Event {
     pub sequence: u64,
     /// Nanoseconds since boot.
     pub time_ns: u64,
-    /// Refusals of the same reason on the same CPU since its previous event, not reported
-    /// singly.
-    pub folded: u64,
+    /// Refusals of this reason on this CPU so far, this one included: what lies between two
+    /// events was folded or lost, and is counted all the same.
+    pub total: u64,
     /// Socket cookie, 0 where the hook has none.
     pub cookie: u64,
     /// Who called; for packets, who made the socket.
@@ -102,14 +102,12 @@ pub struct Event {
     pub zero: u8,
 }
 
-/// State of the fold of one reason on one CPU.
+/// How often one reason came up on one CPU, and how many of them may still be reported.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct Fold {
-    /// Refusals in all, reported or not.
+    /// Refusals in all, reported or not. Only ever counted up atomically.
     pub total: u64,
-    /// Refusals since the last reported one.
-    pub folded: u64,
     /// Reports that may still be made at once.
     pub tokens: u64,
     /// When `tokens` was last topped up, nanoseconds since boot; 0 before the first refusal.
@@ -117,18 +115,19 @@ pub struct Fold {
 }
 
 impl Fold {
-    /// Counts one refusal at `now_ns`; answers how many were folded before it if it is to be
-    /// reported now.
+    /// Whether a refusal at `now_ns` is to be reported singly.
+    ///
+    /// A softirq may come in between on the same CPU: then one report more or less is made,
+    /// while the total stays exact.
     #[inline(always)]
-    pub fn admit(&mut self, now_ns: u64) -> Option<u64> {
-        self.total += 1;
+    pub const fn admit(&mut self, now_ns: u64) -> bool {
         if self.topped_ns == 0 {
             self.tokens = crate::EVENT_BURST;
             self.topped_ns = now_ns;
         } else {
             let earned = now_ns.saturating_sub(self.topped_ns) / crate::EVENT_REFILL_NS;
             if earned > 0 {
-                let tokens = self.tokens + earned;
+                let tokens = self.tokens.saturating_add(earned);
                 self.tokens = if tokens > crate::EVENT_BURST {
                     crate::EVENT_BURST
                 } else {
@@ -138,13 +137,10 @@ impl Fold {
             }
         }
         if self.tokens == 0 {
-            self.folded += 1;
-            return None;
+            return false;
         }
         self.tokens -= 1;
-        let folded = self.folded;
-        self.folded = 0;
-        Some(folded)
+        true
     }
 }
 
@@ -154,23 +150,16 @@ mod tests {
     use crate::{EVENT_BURST, EVENT_REFILL_NS};
 
     #[test]
-    fn folding_loses_no_count() {
+    fn a_burst_is_reported_and_then_folded() {
         let mut fold = Fold {
             total: 0,
-            folded: 0,
             tokens: 0,
             topped_ns: 0,
         };
-        let mut reported = 0;
-        for _ in 0..EVENT_BURST + 10 {
-            reported += u64::from(fold.admit(1).is_some());
-        }
-        assert_eq!(
-            (reported, fold.folded, fold.total),
-            (EVENT_BURST, 10, EVENT_BURST + 10)
-        );
-        assert_eq!(fold.admit(1 + EVENT_REFILL_NS), Some(10));
-        assert_eq!(fold.admit(1 + EVENT_REFILL_NS), None);
+        let reported = (0..EVENT_BURST + 10).filter(|_| fold.admit(1)).count();
+        assert_eq!(reported as u64, EVENT_BURST);
+        assert!(fold.admit(1 + EVENT_REFILL_NS));
+        assert!(!fold.admit(1 + EVENT_REFILL_NS));
     }
 
     #[test]

@@ -9,6 +9,11 @@ pub const KIND_REDIRECTED: u8 = 1;
 /// The agent connected to the gateway's own port.
 pub const KIND_EXPLICIT: u8 = 2;
 
+/// The agent connected to another local port that policy declares.
+pub const KIND_LOCAL: u8 = 3;
+/// The agent went past the gateway, and observe mode let it.
+pub const KIND_OBSERVED: u8 = 4;
+
 /// The process that made a socket call.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -55,7 +60,7 @@ pub struct Flow {
     pub original: Endpoint,
     /// Number of the agent on this node.
     pub agent: u32,
-    /// [`KIND_REDIRECTED`] or [`KIND_EXPLICIT`].
+    /// One of the `KIND_` constants.
     pub kind: u8,
     /// `IPPROTO_TCP` or `IPPROTO_UDP`.
     pub protocol: u8,

@@ -1,6 +1,110 @@
 //! The kernel half of Sluice: attributes and modules, no logic.
 #![no_std]
 #![no_main]
+#![feature(core_intrinsics)]
+#![expect(
+    missing_docs,
+    unreachable_pub,
+    reason = "aya's attribute macros wrap each program in a public function of their own"
+)]
+#![expect(
+    internal_features,
+    reason = "fetch-and-add is not in core's stable atomics for this target"
+)]
+
+mod attribution;
+mod connect;
+mod ctx;
+mod emit;
+mod gateway;
+mod maps;
+mod names;
+mod packets;
+mod sockets;
+
+use aya_ebpf::{
+    macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, sock_ops},
+    programs::{SkBuffContext, SockAddrContext, SockContext, SockOpsContext},
+};
+use gateway_common::event::Hook;
+
+/// `socket(2)`: the allow-list of socket types.
+#[cgroup_sock(sock_create)]
+pub fn sock_create(ctx: SockContext) -> i32 {
+    sockets::create(&ctx)
+}
+
+/// `connect(2)`, IPv4.
+#[cgroup_sock_addr(connect4)]
+pub fn connect4(ctx: SockAddrContext) -> i32 {
+    connect::direct::<false>(&ctx, Hook::Connect4)
+}
+
+/// `connect(2)`, IPv6.
+#[cgroup_sock_addr(connect6)]
+pub fn connect6(ctx: SockAddrContext) -> i32 {
+    connect::direct::<true>(&ctx, Hook::Connect6)
+}
+
+/// `sendmsg(2)` on an unconnected UDP socket, IPv4.
+#[cgroup_sock_addr(sendmsg4)]
+pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
+    connect::direct::<false>(&ctx, Hook::Sendmsg4)
+}
+
+/// `sendmsg(2)` on an unconnected UDP socket, IPv6.
+#[cgroup_sock_addr(sendmsg6)]
+pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
+    connect::direct::<true>(&ctx, Hook::Sendmsg6)
+}
+
+/// `recvmsg(2)` on UDP, IPv4: where the answer seems to come from.
+#[cgroup_sock_addr(recvmsg4)]
+pub fn recvmsg4(ctx: SockAddrContext) -> i32 {
+    names::show_original::<false>(&ctx)
+}
+
+/// `recvmsg(2)` on UDP, IPv6.
+#[cgroup_sock_addr(recvmsg6)]
+pub fn recvmsg6(ctx: SockAddrContext) -> i32 {
+    names::show_original::<true>(&ctx)
+}
+
+/// `getpeername(2)`, IPv4.
+#[cgroup_sock_addr(getpeername4)]
+pub fn getpeername4(ctx: SockAddrContext) -> i32 {
+    names::show_original::<false>(&ctx)
+}
+
+/// `getpeername(2)`, IPv6.
+#[cgroup_sock_addr(getpeername6)]
+pub fn getpeername6(ctx: SockAddrContext) -> i32 {
+    names::show_original::<true>(&ctx)
+}
+
+/// A packet leaves: the backstop.
+#[cgroup_skb(egress)]
+pub fn egress(ctx: SkBuffContext) -> i32 {
+    packets::leave(&ctx)
+}
+
+/// A packet arrives.
+#[cgroup_skb(ingress)]
+pub fn ingress(ctx: SkBuffContext) -> i32 {
+    packets::arrive(&ctx)
+}
+
+/// TCP states of the agent's sockets.
+#[sock_ops]
+pub fn agent_ops(ctx: SockOpsContext) -> u32 {
+    attribution::agent(&ctx)
+}
+
+/// TCP states of the gateway's sockets.
+#[sock_ops]
+pub fn gateway_ops(ctx: SockOpsContext) -> u32 {
+    attribution::gateway(&ctx)
+}
 
 #[cfg(not(test))]
 #[panic_handler]
@@ -8,7 +112,7 @@ fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     loop {}
 }
 
-/// The kernel gives GPL-only helpers to programs that say so.
+/// The kernel gives some helpers only to programs under a GPL-compatible licence.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

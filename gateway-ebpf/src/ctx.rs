@@ -1,0 +1,304 @@
+//! Every read of and write to kernel memory. The hooks see plain values.
+//!
+//! Fields of a context are read before any branch on them: the compiler would otherwise merge
+//! two loads into one through a computed pointer, which the verifier refuses.
+
+use core::{
+    ffi::c_void,
+    intrinsics::{AtomicOrdering, atomic_xadd},
+    mem::MaybeUninit,
+    ptr,
+};
+
+use aya_ebpf::{
+    bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
+    btf_maps::SkStorage,
+    helpers::{
+        bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_current_pid_tgid,
+        bpf_get_current_uid_gid, bpf_set_retval, bpf_sk_storage_get, bpf_skb_load_bytes,
+    },
+    programs::{SkBuffContext, SockAddrContext, SockOpsContext},
+};
+use gateway_common::{
+    endpoint::{Endpoint, mapped},
+    flow::Task,
+};
+
+/// The answer of a hook that lets the call go on.
+pub(crate) const PASS: i32 = 1;
+/// The answer of a hook that does not.
+pub(crate) const REFUSE: i32 = 0;
+
+/// Refuses the system call with this errno.
+#[inline(always)]
+pub(crate) fn refuse_with(errno: i32) -> i32 {
+    // SAFETY: the helper takes a plain number; it is there for every hook that calls this
+    // (kernel ≥ 5.18).
+    unsafe { bpf_set_retval(-errno) };
+    REFUSE
+}
+
+/// The task that runs this program.
+#[inline(always)]
+pub(crate) fn current_task() -> Task {
+    // SAFETY: the helpers read the current task.
+    unsafe {
+        let pid_tgid = bpf_get_current_pid_tgid();
+        let uid_gid = bpf_get_current_uid_gid();
+        // It fails for no task that makes socket calls.
+        let comm = bpf_get_current_comm().unwrap_or([0; 16]);
+        Task {
+            cgroup: bpf_get_current_cgroup_id(),
+            tgid: (pid_tgid >> 32) as u32,
+            pid: pid_tgid as u32,
+            uid: uid_gid as u32,
+            gid: (uid_gid >> 32) as u32,
+            comm,
+        }
+    }
+}
+
+/// The value that a socket's storage holds, if any.
+#[inline(always)]
+pub(crate) fn stored<T>(map: &'static SkStorage<T>, sk: *mut c_void) -> Option<&'static T> {
+    // SAFETY: the verifier checks that `sk` is a socket or this hook's context; the map outlives
+    // the program, and the value lives as long as the socket, which is longer than this run.
+    unsafe {
+        bpf_sk_storage_get(map_pointer(map), sk, ptr::null_mut(), 0)
+            .cast::<T>()
+            .as_ref()
+    }
+}
+
+/// Puts a value into a socket's storage. Answers whether it is there now.
+#[inline(always)]
+pub(crate) fn store<T: Copy>(map: &'static SkStorage<T>, sk: *mut c_void, value: &T) -> bool {
+    // SAFETY: as in `stored`; the kernel copies the initial value before it returns.
+    unsafe {
+        let slot = bpf_sk_storage_get(
+            map_pointer(map),
+            sk,
+            ptr::from_ref(value).cast_mut().cast(),
+            BPF_SK_STORAGE_GET_F_CREATE.into(),
+        )
+        .cast::<T>();
+        if slot.is_null() {
+            return false;
+        }
+        // A value that was there before is not touched by the call above.
+        slot.write(*value);
+        true
+    }
+}
+
+/// The kernel knows a storage map by the address of its static.
+#[inline(always)]
+fn map_pointer<T>(map: &'static SkStorage<T>) -> *mut c_void {
+    ptr::from_ref(map).cast_mut().cast()
+}
+
+/// What a call on a socket address says.
+pub(crate) struct Call {
+    /// The address and port that the caller gave, or that is shown to it.
+    pub(crate) endpoint: Endpoint,
+    /// The socket.
+    pub(crate) sk: *mut c_void,
+    /// Its family.
+    pub(crate) family: u16,
+    /// Its type.
+    pub(crate) kind: u16,
+    /// Its protocol; 0 for one that does not fit, which no rule allows.
+    pub(crate) protocol: u8,
+}
+
+/// Reads a `bpf_sock_addr`. `V6` is whether the hook is one of the IPv6 ones.
+#[inline(always)]
+pub(crate) fn call<const V6: bool>(ctx: &SockAddrContext) -> Call {
+    // SAFETY: the kernel gives a valid context; each field is one that this attach type may
+    // read.
+    unsafe {
+        let raw = ctx.sock_addr;
+        let port = (*raw).user_port as u16;
+        let kind = (*raw).type_;
+        let protocol = (*raw).protocol;
+        let family = (*raw).family;
+        let sk = (*raw).__bindgen_anon_1.sk;
+        let address = if V6 {
+            let words = [
+                (*raw).user_ip6[0],
+                (*raw).user_ip6[1],
+                (*raw).user_ip6[2],
+                (*raw).user_ip6[3],
+            ];
+            octets(words)
+        } else {
+            mapped((*raw).user_ip4.to_ne_bytes())
+        };
+        Call {
+            endpoint: Endpoint::new(address, u16::from_be(port)),
+            sk: sk.cast(),
+            family: family as u16,
+            kind: kind as u16,
+            protocol: if protocol > 255 { 0 } else { protocol as u8 },
+        }
+    }
+}
+
+/// Writes another address and port into a `bpf_sock_addr`.
+#[inline(always)]
+pub(crate) fn rewrite<const V6: bool>(ctx: &SockAddrContext, to: &Endpoint) {
+    // SAFETY: the fields are writable in every hook that calls this.
+    unsafe {
+        let raw = ctx.sock_addr;
+        if V6 {
+            let words = words(&to.address);
+            (*raw).user_ip6[0] = words[0];
+            (*raw).user_ip6[1] = words[1];
+            (*raw).user_ip6[2] = words[2];
+            (*raw).user_ip6[3] = words[3];
+        } else {
+            (*raw).user_ip4 = u32::from_ne_bytes(to.v4());
+        }
+        (*raw).user_port = u32::from(to.port.to_be());
+    }
+}
+
+/// The two ends of a TCP connection, and its socket.
+pub(crate) struct Ends {
+    /// This end.
+    pub(crate) local: Endpoint,
+    /// The other end.
+    pub(crate) remote: Endpoint,
+    /// The socket; null if it is no full one.
+    pub(crate) sk: *mut bpf_sock,
+    /// The first two arguments of the callback.
+    pub(crate) args: [u32; 2],
+}
+
+/// `AF_INET6`.
+const AF_INET6: u32 = 10;
+
+/// Reads a `bpf_sock_ops`.
+#[inline(always)]
+pub(crate) fn ends(ctx: &SockOpsContext) -> Ends {
+    // SAFETY: the kernel gives a valid context; all of these fields may be read.
+    unsafe {
+        let raw = ctx.ops;
+        let family = (*raw).family;
+        let local_port = (*raw).local_port;
+        let remote_port = (*raw).remote_port;
+        let local_ip4 = (*raw).local_ip4;
+        let remote_ip4 = (*raw).remote_ip4;
+        let local_ip6 = [
+            (*raw).local_ip6[0],
+            (*raw).local_ip6[1],
+            (*raw).local_ip6[2],
+            (*raw).local_ip6[3],
+        ];
+        let remote_ip6 = [
+            (*raw).remote_ip6[0],
+            (*raw).remote_ip6[1],
+            (*raw).remote_ip6[2],
+            (*raw).remote_ip6[3],
+        ];
+        let args = [
+            (*raw).__bindgen_anon_1.args[0],
+            (*raw).__bindgen_anon_1.args[1],
+        ];
+        let sk = (*raw).__bindgen_anon_2.sk;
+        let (local, remote) = if family == AF_INET6 {
+            (octets(local_ip6), octets(remote_ip6))
+        } else {
+            (
+                mapped(local_ip4.to_ne_bytes()),
+                mapped(remote_ip4.to_ne_bytes()),
+            )
+        };
+        Ends {
+            local: Endpoint::new(local, local_port as u16),
+            // The kernel gives the other port in network order, as a word.
+            remote: Endpoint::new(remote, u32::from_be(remote_port) as u16),
+            sk,
+            args,
+        }
+    }
+}
+
+/// Counts a per-CPU number up and answers the new one.
+///
+/// Atomic, because a softirq may run another hook in between on the same CPU. The stable atomics
+/// of `core` stop at loads and stores on this target, while the instruction set has this one.
+#[inline(always)]
+pub(crate) fn count_up(slot: *mut u64) -> u64 {
+    // SAFETY: callers pass an aligned slot of a map, which outlives the program.
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(slot, 1) + 1 }
+}
+
+/// Copies `N` bytes of a packet, starting at its IP header.
+#[inline(always)]
+pub(crate) fn packet_bytes<const N: usize>(ctx: &SkBuffContext, offset: u32) -> Option<[u8; N]> {
+    let mut bytes = MaybeUninit::<[u8; N]>::uninit();
+    // SAFETY: the helper writes exactly N bytes or fails.
+    unsafe {
+        let failed = bpf_skb_load_bytes(
+            ctx.skb.skb.cast(),
+            offset,
+            bytes.as_mut_ptr().cast(),
+            N as u32,
+        );
+        if failed == 0 {
+            Some(bytes.assume_init())
+        } else {
+            None
+        }
+    }
+}
+
+/// Index of the interface that a packet leaves or came in by.
+#[inline(always)]
+pub(crate) fn interface(ctx: &SkBuffContext) -> u32 {
+    // SAFETY: the kernel gives a valid context.
+    unsafe { (*ctx.skb.skb).ifindex }
+}
+
+/// The socket of a packet; null if it has none.
+#[inline(always)]
+pub(crate) fn packet_socket(ctx: &SkBuffContext) -> *mut bpf_sock {
+    // SAFETY: the kernel gives a valid context.
+    unsafe { (*ctx.skb.skb).__bindgen_anon_2.sk }
+}
+
+/// The state of a full socket, as in `TCP_LISTEN`.
+#[inline(always)]
+pub(crate) fn socket_state(sk: *mut bpf_sock) -> u32 {
+    // SAFETY: callers checked for null, and the verifier checks that they did.
+    unsafe { (*sk).state }
+}
+
+/// What `socket(2)` asks for: family, type, protocol.
+#[inline(always)]
+pub(crate) fn new_socket(sk: *mut bpf_sock) -> (u32, u32, u32) {
+    // SAFETY: the kernel gives a valid context.
+    unsafe { ((*sk).family, (*sk).type_, (*sk).protocol) }
+}
+
+/// Address octets from the four words of a context.
+#[inline(always)]
+fn octets(words: [u32; 4]) -> [u8; 16] {
+    let [a, b, c, d] = words.map(u32::to_ne_bytes);
+    [
+        a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2],
+        d[3],
+    ]
+}
+
+/// The four words of a context from address octets.
+#[inline(always)]
+fn words(o: &[u8; 16]) -> [u32; 4] {
+    [
+        u32::from_ne_bytes([o[0], o[1], o[2], o[3]]),
+        u32::from_ne_bytes([o[4], o[5], o[6], o[7]]),
+        u32::from_ne_bytes([o[8], o[9], o[10], o[11]]),
+        u32::from_ne_bytes([o[12], o[13], o[14], o[15]]),
+    ]
+}

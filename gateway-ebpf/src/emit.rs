@@ -1,0 +1,92 @@
+//! Tells user space of a refusal: counts it exactly, reports it while the budget lasts.
+
+use aya_ebpf::{
+    EbpfContext,
+    helpers::{bpf_get_smp_processor_id, bpf_ktime_get_boot_ns},
+};
+use aya_log_ebpf::debug;
+use gateway_common::{
+    ABI_VERSION,
+    agent::AgentConfig,
+    endpoint::Endpoint,
+    event::{Event, FLAG_OBSERVED, Hook},
+    flow::Task,
+    reason::Reason,
+};
+
+use crate::ctx;
+use crate::maps::{DENIALS, FOLDS, SEQUENCE};
+
+/// What a hook knows of a refusal.
+pub(crate) struct Facts {
+    pub(crate) task: Task,
+    pub(crate) source: Endpoint,
+    pub(crate) destination: Endpoint,
+    pub(crate) cookie: u64,
+    pub(crate) family: u16,
+    pub(crate) socket_type: u16,
+    pub(crate) protocol: u16,
+}
+
+/// Nanoseconds since boot.
+#[inline(always)]
+pub(crate) fn now() -> u64 {
+    // SAFETY: the helper takes nothing and answers a number.
+    unsafe { bpf_ktime_get_boot_ns() }
+}
+
+/// Counts a refusal and reports it if this reason's budget on this CPU allows.
+#[inline(always)]
+pub(crate) fn refusal<C: EbpfContext>(
+    context: &C,
+    config: &AgentConfig,
+    hook: Hook,
+    reason: Reason,
+    facts: &Facts,
+) {
+    let Some(fold) = FOLDS.get_ptr_mut(u32::from(reason.code())) else {
+        return;
+    };
+    let now = now();
+    // SAFETY: the slot belongs to this CPU and outlives the program. A softirq may run another
+    // hook in between; the budget may be off by one then, the total is exact.
+    let (total, report) = unsafe { (ctx::count_up(&raw mut (*fold).total), (*fold).admit(now)) };
+    if !report {
+        return;
+    }
+    debug!(
+        context,
+        "refused: hook {} reason {}",
+        hook as u16,
+        reason.code()
+    );
+    let Some(sequence) = SEQUENCE.get_ptr_mut(0) else {
+        return;
+    };
+    // It counts up whether or not the ring has room, so a gap is the loss.
+    let sequence = ctx::count_up(sequence);
+    let Some(mut entry) = DENIALS.reserve(0) else {
+        return;
+    };
+    entry.write(Event {
+        abi: ABI_VERSION,
+        // SAFETY: the helper takes nothing and answers a number.
+        cpu: unsafe { bpf_get_smp_processor_id() },
+        sequence,
+        time_ns: now,
+        total,
+        cookie: facts.cookie,
+        task: facts.task,
+        source: facts.source,
+        destination: facts.destination,
+        agent: config.agent,
+        hook: hook as u16,
+        reason: reason.code(),
+        family: facts.family,
+        socket_type: facts.socket_type,
+        protocol: facts.protocol,
+        flags: if config.observes() { FLAG_OBSERVED } else { 0 },
+        zero: 0,
+    });
+    entry.submit(0);
+}

@@ -1,0 +1,56 @@
+//! Is the gateway there? Its listener carries a mark that only the daemon can set and that
+//! dies with the socket, so a thief on the port is no gateway.
+
+use core::{mem, ptr};
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::bpf_sock_tuple,
+    helpers::{bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release},
+    programs::SockAddrContext,
+};
+use gateway_common::{LISTENER_MARK, agent::AgentConfig, packet::TCP};
+
+use crate::{
+    ctx::{self, Call},
+    maps::LISTENERS,
+};
+
+/// The socket's own network namespace.
+const CURRENT_NETNS: u64 = u64::MAX;
+/// Size of the IPv4 half of a `bpf_sock_tuple`, bytes.
+const V4_TUPLE: u32 = 12;
+/// Size of the IPv6 half of a `bpf_sock_tuple`, bytes.
+const V6_TUPLE: u32 = 36;
+
+/// Whether the gateway listens where this call would be sent to.
+#[inline(always)]
+pub(crate) fn listens(ctx: &SockAddrContext, config: &AgentConfig, call: &Call) -> bool {
+    let port = config.gateway_port.to_be();
+    // SAFETY: a tuple of zeroes is a valid tuple; the helpers read the size they are given. A
+    // looked-up socket is released exactly once, and not used afterwards.
+    unsafe {
+        let mut tuple: bpf_sock_tuple = mem::zeroed();
+        let size = if call.endpoint.is_v4() {
+            tuple.__bindgen_anon_1.ipv4.daddr = u32::from_ne_bytes([127, 0, 0, 1]);
+            tuple.__bindgen_anon_1.ipv4.dport = port;
+            V4_TUPLE
+        } else {
+            tuple.__bindgen_anon_1.ipv6.daddr = [0, 0, 0, 1u32.to_be()];
+            tuple.__bindgen_anon_1.ipv6.dport = port;
+            V6_TUPLE
+        };
+        let tuple = ptr::from_mut(&mut tuple);
+        let sk = if call.protocol == TCP {
+            bpf_sk_lookup_tcp(ctx.as_ptr(), tuple, size, CURRENT_NETNS, 0)
+        } else {
+            bpf_sk_lookup_udp(ctx.as_ptr(), tuple, size, CURRENT_NETNS, 0)
+        };
+        if sk.is_null() {
+            return false;
+        }
+        let marked = ctx::stored(&LISTENERS, sk.cast()).is_some_and(|mark| *mark == LISTENER_MARK);
+        bpf_sk_release(sk.cast());
+        marked
+    }
+}

@@ -1,0 +1,85 @@
+//! Every map and global, each with who writes and who reads it.
+//!
+//! No security state sits in an LRU map, and no missing entry means that something is allowed.
+
+use aya_ebpf::{
+    btf_maps::{HashMap, PerCpuArray, RingBuf, SkStorage},
+    macros::btf_map,
+};
+use gateway_common::{
+    DENIALS_RING_BYTES, TUPLES_MAX,
+    agent::{AgentConfig, LoopbackPorts},
+    event::{Event, Fold},
+    flow::{Flow, Task, Tuple},
+    reason::REASON_SLOTS,
+};
+
+/// Constants of this agent. Written by the loader before the kernel freezes them.
+#[unsafe(no_mangle)]
+static AGENT: AgentConfig = AgentConfig::SHUT;
+
+/// Declared local ports of this agent. Written by the loader likewise.
+#[unsafe(no_mangle)]
+static LOOPBACK: LoopbackPorts = [0; gateway_common::LOOPBACK_PORTS_MAX];
+
+/// Flow of an agent's socket. Written by connect and sendmsg, read by all later hooks.
+#[btf_map]
+pub(crate) static FLOWS: SkStorage<Flow> = SkStorage::new();
+
+/// Who made an agent's socket. Written by `sock_create`, read by the packet hooks.
+#[btf_map]
+pub(crate) static OWNERS: SkStorage<Task> = SkStorage::new();
+
+/// Marks connections that somebody else opened to the agent. Written by `agent_ops`, read by
+/// the packet hooks.
+#[btf_map]
+pub(crate) static INBOUND: SkStorage<u32> = SkStorage::new();
+
+/// Marks the gateway's sockets. Written by the daemon alone, read by connect and sendmsg.
+#[btf_map]
+pub(crate) static LISTENERS: SkStorage<u32> = SkStorage::new();
+
+/// Flow of an accepted connection. Written by `gateway_ops`, read by the daemon by descriptor.
+#[btf_map]
+pub(crate) static ACCEPTED: SkStorage<Flow> = SkStorage::new();
+
+/// Flows on their way to the gateway. Written by `agent_ops` and egress, taken by
+/// `gateway_ops` and, for DNS questions, by the daemon.
+#[btf_map]
+pub(crate) static TUPLES: HashMap<Tuple, Flow, { TUPLES_MAX as usize }> = HashMap::new();
+
+/// Refusals. Written by every deciding hook, read by the daemon.
+#[btf_map]
+pub(crate) static DENIALS: RingBuf<Event, { DENIALS_RING_BYTES as usize }> = RingBuf::new();
+
+/// Last sequence number used in `DENIALS`. Counted up by the hooks, read by the daemon.
+#[btf_map]
+pub(crate) static SEQUENCE: PerCpuArray<u64, 1> = PerCpuArray::new();
+
+/// Exact totals by reason, and what may still be reported singly. Written by the hooks, read
+/// by the daemon.
+#[btf_map]
+pub(crate) static FOLDS: PerCpuArray<Fold, { REASON_SLOTS as usize }> = PerCpuArray::new();
+
+/// This agent's constants.
+#[inline(always)]
+pub(crate) fn agent() -> AgentConfig {
+    // SAFETY: the static is valid and aligned. The read is volatile because the loader replaces
+    // the value that the compiler sees.
+    unsafe { core::ptr::read_volatile(&raw const AGENT) }
+}
+
+/// Whether policy declares this local port for the agent.
+#[inline(always)]
+pub(crate) fn declares(config: &AgentConfig, port: u16) -> bool {
+    if config.loopback_count == 0 || port == 0 {
+        return false;
+    }
+    let mut found = false;
+    for index in 0..gateway_common::LOOPBACK_PORTS_MAX {
+        // SAFETY: the index is within the array; volatile as in `agent`.
+        let declared = unsafe { core::ptr::read_volatile(&raw const LOOPBACK[index]) };
+        found |= declared == port;
+    }
+    found
+}

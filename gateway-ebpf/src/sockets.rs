@@ -1,0 +1,47 @@
+//! `socket(2)`: TCP and UDP, nothing else.
+
+use aya_ebpf::programs::SockContext;
+use gateway_common::{
+    decide,
+    endpoint::Endpoint,
+    event::Hook,
+    verdict::{Verdict, errno},
+};
+
+use crate::{
+    ctx::{self, PASS},
+    emit::{self, Facts},
+    maps::{self, OWNERS},
+};
+
+/// Decides about a new socket and remembers who made it.
+#[inline(always)]
+pub(crate) fn create(ctx: &SockContext) -> i32 {
+    let config = maps::agent();
+    let (family, kind, protocol) = ctx::new_socket(ctx.sock);
+    let task = ctx::current_task();
+    match decide::socket(&config, kind, protocol) {
+        // Without room for the owner, packet events name nobody; the boundary holds all the same.
+        Verdict::Pass(_) | Verdict::Redirect(_) => {
+            ctx::store(&OWNERS, ctx.sock.cast(), &task);
+            PASS
+        }
+        Verdict::Refuse(reason) => {
+            let facts = Facts {
+                task,
+                source: Endpoint::NONE,
+                destination: Endpoint::NONE,
+                cookie: 0,
+                family: family as u16,
+                socket_type: kind as u16,
+                protocol: protocol as u16,
+            };
+            emit::refusal(ctx, &config, Hook::SockCreate, reason, &facts);
+            if config.observes() {
+                PASS
+            } else {
+                ctx::refuse_with(errno(reason))
+            }
+        }
+    }
+}
