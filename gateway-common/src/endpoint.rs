@@ -2,6 +2,12 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+/// Four words of an IPv6 address, each as it lies in memory in network order.
+///
+/// Words rather than octets, because that is how the kernel shows addresses to its programs, and
+/// what its verifier follows without effort.
+pub type Address = [u32; 4];
+
 /// IPv4 or IPv6 address with a port.
 ///
 /// IPv4 is always written IPv4-mapped (`::ffff:a.b.c.d`), so that an AF_INET6 socket talking
@@ -9,37 +15,39 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct Endpoint {
-    /// Address octets in network order.
-    pub address: [u8; 16],
+    /// Address.
+    pub address: Address,
     /// Port in host order.
     pub port: u16,
     /// Always zero; keeps the layout free of padding.
     pub zero: u16,
 }
 
-/// The address part of an [`Endpoint`] on 127.0.0.1.
-pub const LOOPBACK_V4: [u8; 16] = mapped([127, 0, 0, 1]);
+/// `::ffff:0:0/96`, the third word.
+const MAPPED: u32 = 0xffff_u32.to_be();
 
-/// The address part of an [`Endpoint`] on ::1.
-pub const LOOPBACK_V6: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+/// 127.0.0.1, mapped.
+pub const LOOPBACK_V4: Address = mapped(u32::from_ne_bytes([127, 0, 0, 1]));
 
-/// The IPv4-mapped spelling of an IPv4 address.
+/// ::1.
+pub const LOOPBACK_V6: Address = [0, 0, 0, 1_u32.to_be()];
+
+/// The IPv4-mapped spelling of an IPv4 address, which is given as it lies in memory in network
+/// order.
 #[inline(always)]
 #[must_use]
-pub const fn mapped(v4: [u8; 4]) -> [u8; 16] {
-    [
-        0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, v4[0], v4[1], v4[2], v4[3],
-    ]
+pub const fn mapped(v4: u32) -> Address {
+    [0, 0, MAPPED, v4]
 }
 
 impl Endpoint {
     /// No address, no port: what a missing endpoint is written as.
-    pub const NONE: Self = Self::new([0; 16], 0);
+    pub const NONE: Self = Self::new([0; 4], 0);
 
-    /// An endpoint from address octets and a host-order port.
+    /// An endpoint from an address and a host-order port.
     #[inline(always)]
     #[must_use]
-    pub const fn new(address: [u8; 16], port: u16) -> Self {
+    pub const fn new(address: Address, port: u16) -> Self {
         Self {
             address,
             port,
@@ -47,30 +55,48 @@ impl Endpoint {
         }
     }
 
-    /// Two halves of the address: comparing words is cheaper for the kernel's verifier.
-    #[inline(always)]
-    const fn words(&self) -> (u64, u64) {
-        let a = &self.address;
-        (
-            u64::from_be_bytes([a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7]]),
-            u64::from_be_bytes([a[8], a[9], a[10], a[11], a[12], a[13], a[14], a[15]]),
+    /// An endpoint from octets in network order and a host-order port.
+    #[must_use]
+    pub const fn from_octets(o: [u8; 16], port: u16) -> Self {
+        Self::new(
+            [
+                u32::from_ne_bytes([o[0], o[1], o[2], o[3]]),
+                u32::from_ne_bytes([o[4], o[5], o[6], o[7]]),
+                u32::from_ne_bytes([o[8], o[9], o[10], o[11]]),
+                u32::from_ne_bytes([o[12], o[13], o[14], o[15]]),
+            ],
+            port,
         )
+    }
+
+    /// The address's octets in network order.
+    #[must_use]
+    pub const fn octets(&self) -> [u8; 16] {
+        let [a, b, c, d] = self.address;
+        let (a, b, c, d) = (
+            a.to_ne_bytes(),
+            b.to_ne_bytes(),
+            c.to_ne_bytes(),
+            d.to_ne_bytes(),
+        );
+        [
+            a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1],
+            d[2], d[3],
+        ]
     }
 
     /// Whether the address is IPv4, written mapped.
     #[inline(always)]
     #[must_use]
     pub const fn is_v4(&self) -> bool {
-        let (high, low) = self.words();
-        high == 0 && low >> 32 == 0xffff
+        self.address[0] == 0 && self.address[1] == 0 && self.address[2] == MAPPED
     }
 
-    /// The IPv4 octets, if [`Self::is_v4`].
+    /// The IPv4 address as it lies in memory in network order, if [`Self::is_v4`].
     #[inline(always)]
     #[must_use]
-    pub const fn v4(&self) -> [u8; 4] {
-        let a = &self.address;
-        [a[12], a[13], a[14], a[15]]
+    pub const fn v4(&self) -> u32 {
+        self.address[3]
     }
 
     /// Whether the address is exactly 127.0.0.1 or ::1, the two on which the gateway listens.
@@ -79,14 +105,17 @@ impl Endpoint {
     #[inline(always)]
     #[must_use]
     pub const fn is_gateway_address(&self) -> bool {
-        let (high, low) = self.words();
-        high == 0 && (low == 1 || low == 0x0000_ffff_7f00_0001)
+        if self.address[0] != 0 || self.address[1] != 0 {
+            return false;
+        }
+        let (third, last) = (self.address[2], self.address[3]);
+        (third == MAPPED && last == LOOPBACK_V4[3]) || (third == 0 && last == LOOPBACK_V6[3])
     }
 
     /// The loopback address of the same family.
     #[inline(always)]
     #[must_use]
-    pub const fn loopback_of_same_family(&self) -> [u8; 16] {
+    pub const fn loopback_of_same_family(&self) -> Address {
         if self.is_v4() {
             LOOPBACK_V4
         } else {
@@ -101,17 +130,17 @@ mod tests {
 
     #[test]
     fn families_and_loopback() {
-        let v4 = Endpoint::new(mapped([127, 0, 0, 1]), 1);
+        let v4 = Endpoint::new(LOOPBACK_V4, 1);
         assert!(v4.is_v4() && v4.is_gateway_address());
-        assert_eq!(v4.v4(), [127, 0, 0, 1]);
-        assert!(!Endpoint::new(mapped([127, 0, 0, 2]), 1).is_gateway_address());
+        assert_eq!(v4.v4().to_ne_bytes(), [127, 0, 0, 1]);
+        assert_eq!(v4.octets()[10..], [0xff, 0xff, 127, 0, 0, 1]);
+        assert_eq!(Endpoint::from_octets(v4.octets(), 1), v4);
+        let other = mapped(u32::from_ne_bytes([127, 0, 0, 2]));
+        assert!(!Endpoint::new(other, 1).is_gateway_address());
         let v6 = Endpoint::new(LOOPBACK_V6, 1);
         assert!(!v6.is_v4() && v6.is_gateway_address());
         // ::127.0.0.1 is IPv4-compatible, not mapped.
-        let mut compatible = LOOPBACK_V4;
-        compatible[10] = 0;
-        compatible[11] = 0;
-        let compatible = Endpoint::new(compatible, 1);
+        let compatible = Endpoint::new([0, 0, 0, LOOPBACK_V4[3]], 1);
         assert!(!compatible.is_v4() && !compatible.is_gateway_address());
         assert_eq!(v6.loopback_of_same_family(), LOOPBACK_V6);
         assert_eq!(v4.loopback_of_same_family(), LOOPBACK_V4);

@@ -7,10 +7,10 @@ use crate::{
     reason::Reason,
 };
 
-/// Bytes of a plain IPv4 header.
-pub const V4_HEADER: usize = 20;
-/// Bytes of an IPv6 header.
-pub const V6_HEADER: usize = 40;
+/// Words of a plain IPv4 header.
+pub const V4_WORDS: usize = 5;
+/// Words of an IPv6 header.
+pub const V6_WORDS: usize = 10;
 /// `IPPROTO_TCP`.
 pub const TCP: u8 = 6;
 /// `IPPROTO_UDP`.
@@ -40,44 +40,46 @@ pub const fn version(first: u8) -> Result<u8, Reason> {
     }
 }
 
-/// Reads an IPv4 header and the ports behind it.
+/// Reads an IPv4 header and the word of ports behind it, all as they lie in memory.
 ///
 /// # Errors
 /// Options, fragments and other protocols are refused, each with its own reason.
 #[inline(always)]
-pub const fn parse_v4(ip: &[u8; V4_HEADER], ports: &[u8; 4]) -> Result<Header, Reason> {
-    if ip[0] != 0x45 {
-        return Err(if ip[0] >> 4 == 4 && ip[0] & 0x0f > 5 {
+pub const fn parse_v4(ip: &[u32; V4_WORDS], ports: u32) -> Result<Header, Reason> {
+    let first = u32::from_be(ip[0]) >> 24;
+    if first != 0x45 {
+        return Err(if first >> 4 == 4 && first & 0x0f > 5 {
             Reason::HeaderOptions
         } else {
             Reason::HeaderMalformed
         });
     }
     // Everything but "don't fragment": more-fragments, the offset, and the reserved bit.
-    if ip[6] & 0xbf != 0 || ip[7] != 0 {
+    if u32::from_be(ip[1]) & 0xbfff != 0 {
         return Err(Reason::Fragment);
     }
-    let protocol = ip[9];
+    let protocol = (u32::from_be(ip[2]) >> 16) as u8;
     if protocol != TCP && protocol != UDP {
         return Err(Reason::SocketType);
     }
+    let (from, to) = split(ports);
     Ok(Header {
-        source: Endpoint::new(mapped([ip[12], ip[13], ip[14], ip[15]]), port(ports, 0)),
-        destination: Endpoint::new(mapped([ip[16], ip[17], ip[18], ip[19]]), port(ports, 2)),
+        source: Endpoint::new(mapped(ip[3]), from),
+        destination: Endpoint::new(mapped(ip[4]), to),
         protocol,
     })
 }
 
-/// Reads an IPv6 header and the ports behind it.
+/// Reads an IPv6 header and the word of ports behind it, all as they lie in memory.
 ///
 /// # Errors
 /// Extension headers and other protocols are refused, each with its own reason.
 #[inline(always)]
-pub const fn parse_v6(ip: &[u8; V6_HEADER], ports: &[u8; 4]) -> Result<Header, Reason> {
-    if ip[0] >> 4 != 6 {
+pub const fn parse_v6(ip: &[u32; V6_WORDS], ports: u32) -> Result<Header, Reason> {
+    if u32::from_be(ip[0]) >> 28 != 6 {
         return Err(Reason::HeaderMalformed);
     }
-    let protocol = ip[6];
+    let protocol = (u32::from_be(ip[1]) >> 8) as u8;
     if protocol != TCP && protocol != UDP {
         return Err(match protocol {
             // Hop-by-hop, routing, fragment, ESP, AH, destination options, mobility, HIP, shim6.
@@ -85,35 +87,43 @@ pub const fn parse_v6(ip: &[u8; V6_HEADER], ports: &[u8; 4]) -> Result<Header, R
             1..=42 | 45..=49 | 52..=59 | 61..=134 | 136..=138 | 141..=u8::MAX => Reason::SocketType,
         });
     }
-    let mut source = [0; 16];
-    let mut destination = [0; 16];
-    let mut i = 0;
-    while i < 16 {
-        source[i] = ip[8 + i];
-        destination[i] = ip[24 + i];
-        i += 1;
-    }
+    let (from, to) = split(ports);
     Ok(Header {
-        source: Endpoint::new(source, port(ports, 0)),
-        destination: Endpoint::new(destination, port(ports, 2)),
+        source: Endpoint::new([ip[2], ip[3], ip[4], ip[5]], from),
+        destination: Endpoint::new([ip[6], ip[7], ip[8], ip[9]], to),
         protocol,
     })
 }
 
+/// Source and destination port from the word that holds both.
 #[inline(always)]
-const fn port(ports: &[u8; 4], at: usize) -> u16 {
-    u16::from_be_bytes([ports[at], ports[at + 1]])
+const fn split(ports: u32) -> (u16, u16) {
+    let ports = u32::from_be(ports);
+    ((ports >> 16) as u16, ports as u16)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::endpoint::LOOPBACK_V4;
 
-    fn v4() -> [u8; V4_HEADER] {
-        let mut ip = [0; V4_HEADER];
+    fn words<const BYTES: usize, const WORDS: usize>(bytes: [u8; BYTES]) -> [u32; WORDS] {
+        let mut words = [0; WORDS];
+        for (word, octets) in words.iter_mut().zip(bytes.chunks_exact(4)) {
+            *word = u32::from_ne_bytes(octets.try_into().expect("four octets"));
+        }
+        words
+    }
+
+    fn v4() -> [u8; 20] {
+        let mut ip = [0; 20];
         ip[0] = 0x45;
+        // Type of service, length and identification may be anything.
+        ip[1..6].copy_from_slice(&[0xff; 5]);
         ip[6] = 0x40;
+        ip[8] = 64;
         ip[9] = TCP;
+        ip[10..12].copy_from_slice(&[0xff; 2]);
         ip[12..16].copy_from_slice(&[10, 0, 0, 1]);
         ip[16..20].copy_from_slice(&[127, 0, 0, 1]);
         ip
@@ -121,12 +131,12 @@ mod tests {
 
     #[test]
     fn plain_v4_is_read() {
-        let header = parse_v4(&v4(), &[0x1f, 0x90, 0, 53]).expect("plain header");
-        assert_eq!(header.source, Endpoint::new(mapped([10, 0, 0, 1]), 8080));
-        assert_eq!(
-            header.destination,
-            Endpoint::new(mapped([127, 0, 0, 1]), 53)
-        );
+        let ports = u32::from_ne_bytes([0x1f, 0x90, 0, 53]);
+        let header = parse_v4(&words(v4()), ports).expect("plain header");
+        let source = mapped(u32::from_ne_bytes([10, 0, 0, 1]));
+        assert_eq!(header.source, Endpoint::new(source, 8080));
+        assert_eq!(header.destination, Endpoint::new(LOOPBACK_V4, 53));
+        assert_eq!(header.protocol, TCP);
     }
 
     #[test]
@@ -145,7 +155,7 @@ mod tests {
             let mut ip = v4();
             ip[at] = value;
             assert_eq!(
-                parse_v4(&ip, &[0; 4]),
+                parse_v4(&words(ip), 0),
                 Err(reason),
                 "byte {at} = {value:#x}"
             );
@@ -154,16 +164,19 @@ mod tests {
 
     #[test]
     fn v6_takes_no_extension_header() {
-        let mut ip = [0; V6_HEADER];
+        let mut ip = [0; 40];
         ip[0] = 0x60;
         ip[6] = UDP;
+        ip[7] = 64;
         ip[39] = 1;
-        assert!(parse_v6(&ip, &[0; 4]).is_ok_and(|header| header.destination.is_gateway_address()));
+        let header = parse_v6(&words(ip), 0).expect("plain header");
+        assert!(header.destination.is_gateway_address());
+        assert_eq!(header.protocol, UDP);
         for next in [0, 43, 44, 60] {
             ip[6] = next;
-            assert_eq!(parse_v6(&ip, &[0; 4]), Err(Reason::ExtensionHeader));
+            assert_eq!(parse_v6(&words(ip), 0), Err(Reason::ExtensionHeader));
         }
         ip[6] = 58;
-        assert_eq!(parse_v6(&ip, &[0; 4]), Err(Reason::SocketType));
+        assert_eq!(parse_v6(&words(ip), 0), Err(Reason::SocketType));
     }
 }

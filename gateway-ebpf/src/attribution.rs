@@ -115,11 +115,10 @@ fn publish_connection(ctx: &SockOpsContext, ends: &Ends) {
 
 /// Publishes the flow of one DNS question. Answers whether there was room, and a flow.
 #[inline(always)]
-pub(crate) fn publish_datagram(header: &Header, id: [u8; 2], sk: *mut bpf_sock) -> bool {
+pub(crate) fn publish_datagram(header: &Header, token: u16, sk: *mut bpf_sock) -> bool {
     let Some(flow) = ctx::stored(&FLOWS, sk.cast()) else {
         return false;
     };
-    let token = u16::from_be_bytes(id);
     let key = tuple(flow, UDP, header.source, header.destination, token);
     TUPLES.insert(key, flow, 0).is_ok()
 }

@@ -27,20 +27,46 @@ use crate::{
 pub(crate) fn direct<const V6: bool>(ctx: &SockAddrContext, hook: Hook) -> i32 {
     let config = maps::agent();
     let call = ctx::call::<V6>(ctx);
-    match verdict(ctx, &config, &call) {
-        Verdict::Pass(Reason::Gateway) => remember(ctx, &config, &call, KIND_EXPLICIT, hook),
-        Verdict::Pass(_) => remember(ctx, &config, &call, KIND_LOCAL, hook),
-        Verdict::Redirect(_) => {
-            let answer = remember(ctx, &config, &call, KIND_REDIRECTED, hook);
-            if answer == PASS {
-                let gateway =
-                    Endpoint::new(call.endpoint.loopback_of_same_family(), config.gateway_port);
-                ctx::rewrite::<V6>(ctx, &gateway);
+    let verdict = verdict(ctx, &config, &call);
+    let kind = match verdict {
+        Verdict::Pass(Reason::Gateway) => KIND_EXPLICIT,
+        Verdict::Pass(_) => KIND_LOCAL,
+        Verdict::Redirect(_) => KIND_REDIRECTED,
+        Verdict::Refuse(_) => KIND_OBSERVED,
+    };
+    let flow = flow(ctx, &config, &call, kind);
+    let refusal = match verdict {
+        Verdict::Refuse(reason) => {
+            if config.observes() {
+                // Without room the packets of this socket are recorded once more.
+                ctx::store(&FLOWS, call.sk, &flow);
             }
-            answer
+            Some(reason)
         }
-        Verdict::Refuse(reason) => refuse(ctx, &config, &call, reason, hook),
+        // Without the flow nobody could say later who is on the line.
+        Verdict::Pass(_) | Verdict::Redirect(_) => {
+            (!ctx::store(&FLOWS, call.sk, &flow)).then_some(Reason::FlowTableFull)
+        }
+    };
+    if let Some(reason) = refusal {
+        let facts = Facts {
+            task: flow.task,
+            source: Endpoint::NONE,
+            destination: flow.original,
+            cookie: flow.cookie,
+            family: call.family,
+            socket_type: call.kind,
+            protocol: u16::from(call.protocol),
+        };
+        emit::refusal(ctx, &config, hook, reason, &facts);
+        if !config.observes() {
+            return ctx::refuse_with(errno(reason));
+        }
+    } else if kind == KIND_REDIRECTED {
+        let gateway = Endpoint::new(call.endpoint.loopback_of_same_family(), config.gateway_port);
+        ctx::rewrite::<V6>(ctx, &gateway);
     }
+    PASS
 }
 
 /// The rule's verdict, withdrawn where it leads to the gateway and the gateway is not there.
@@ -58,45 +84,6 @@ fn verdict(ctx: &SockAddrContext, config: &AgentConfig, call: &Call) -> Verdict 
         }
         Verdict::Pass(_) | Verdict::Refuse(_) => verdict,
     }
-}
-
-/// Writes the flow into the socket's storage. Without it nobody could say later who is on the
-/// line, so no room means no connection.
-#[inline(always)]
-fn remember(ctx: &SockAddrContext, config: &AgentConfig, call: &Call, kind: u8, hook: Hook) -> i32 {
-    if ctx::store(&FLOWS, call.sk, &flow(ctx, config, call, kind)) {
-        PASS
-    } else {
-        refuse(ctx, config, call, Reason::FlowTableFull, hook)
-    }
-}
-
-/// Reports a refusal and carries it out, unless the agent is only observed.
-#[inline(always)]
-fn refuse(
-    ctx: &SockAddrContext,
-    config: &AgentConfig,
-    call: &Call,
-    reason: Reason,
-    hook: Hook,
-) -> i32 {
-    let flow = flow(ctx, config, call, KIND_OBSERVED);
-    let facts = Facts {
-        task: flow.task,
-        source: Endpoint::NONE,
-        destination: flow.original,
-        cookie: flow.cookie,
-        family: call.family,
-        socket_type: call.kind,
-        protocol: u16::from(call.protocol),
-    };
-    emit::refusal(ctx, config, hook, reason, &facts);
-    if config.observes() {
-        // Without room the packets of this socket are recorded once more.
-        ctx::store(&FLOWS, call.sk, &flow);
-        return PASS;
-    }
-    ctx::refuse_with(errno(reason))
 }
 
 /// What is remembered of a call.

@@ -1,14 +1,9 @@
 //! Every read of and write to kernel memory. The hooks see plain values.
 //!
-//! Fields of a context are read before any branch on them: the compiler would otherwise merge
-//! two loads into one through a computed pointer, which the verifier refuses.
+//! Fields of a context are read one by one and volatile: the compiler would otherwise merge two
+//! loads into one through a computed pointer, which the verifier refuses.
 
-use core::{
-    ffi::c_void,
-    intrinsics::{AtomicOrdering, atomic_xadd},
-    mem::MaybeUninit,
-    ptr,
-};
+use core::{ffi::c_void, mem::MaybeUninit, ptr};
 
 use aya_ebpf::{
     bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
@@ -23,6 +18,14 @@ use gateway_common::{
     endpoint::{Endpoint, mapped},
     flow::Task,
 };
+use zerocopy::FromBytes;
+
+/// Reads one field of a context.
+macro_rules! read {
+    ($context:expr, $($field:tt)+) => {
+        ptr::read_volatile(&raw const (*$context).$($field)+)
+    };
+}
 
 /// The answer of a hook that lets the call go on.
 pub(crate) const PASS: i32 = 1;
@@ -118,21 +121,20 @@ pub(crate) fn call<const V6: bool>(ctx: &SockAddrContext) -> Call {
     // read.
     unsafe {
         let raw = ctx.sock_addr;
-        let port = (*raw).user_port as u16;
-        let kind = (*raw).type_;
-        let protocol = (*raw).protocol;
-        let family = (*raw).family;
-        let sk = (*raw).__bindgen_anon_1.sk;
+        let port = read!(raw, user_port) as u16;
+        let kind = read!(raw, type_);
+        let protocol = read!(raw, protocol);
+        let family = read!(raw, family);
+        let sk = read!(raw, __bindgen_anon_1.sk);
         let address = if V6 {
-            let words = [
-                (*raw).user_ip6[0],
-                (*raw).user_ip6[1],
-                (*raw).user_ip6[2],
-                (*raw).user_ip6[3],
-            ];
-            octets(words)
+            [
+                read!(raw, user_ip6[0]),
+                read!(raw, user_ip6[1]),
+                read!(raw, user_ip6[2]),
+                read!(raw, user_ip6[3]),
+            ]
         } else {
-            mapped((*raw).user_ip4.to_ne_bytes())
+            mapped(read!(raw, user_ip4))
         };
         Call {
             endpoint: Endpoint::new(address, u16::from_be(port)),
@@ -151,13 +153,12 @@ pub(crate) fn rewrite<const V6: bool>(ctx: &SockAddrContext, to: &Endpoint) {
     unsafe {
         let raw = ctx.sock_addr;
         if V6 {
-            let words = words(&to.address);
-            (*raw).user_ip6[0] = words[0];
-            (*raw).user_ip6[1] = words[1];
-            (*raw).user_ip6[2] = words[2];
-            (*raw).user_ip6[3] = words[3];
+            (*raw).user_ip6[0] = to.address[0];
+            (*raw).user_ip6[1] = to.address[1];
+            (*raw).user_ip6[2] = to.address[2];
+            (*raw).user_ip6[3] = to.address[3];
         } else {
-            (*raw).user_ip4 = u32::from_ne_bytes(to.v4());
+            (*raw).user_ip4 = to.v4();
         }
         (*raw).user_port = u32::from(to.port.to_be());
     }
@@ -184,35 +185,32 @@ pub(crate) fn ends(ctx: &SockOpsContext) -> Ends {
     // SAFETY: the kernel gives a valid context; all of these fields may be read.
     unsafe {
         let raw = ctx.ops;
-        let family = (*raw).family;
-        let local_port = (*raw).local_port;
-        let remote_port = (*raw).remote_port;
-        let local_ip4 = (*raw).local_ip4;
-        let remote_ip4 = (*raw).remote_ip4;
+        let family = read!(raw, family);
+        let local_port = read!(raw, local_port);
+        let remote_port = read!(raw, remote_port);
+        let local_ip4 = read!(raw, local_ip4);
+        let remote_ip4 = read!(raw, remote_ip4);
         let local_ip6 = [
-            (*raw).local_ip6[0],
-            (*raw).local_ip6[1],
-            (*raw).local_ip6[2],
-            (*raw).local_ip6[3],
+            read!(raw, local_ip6[0]),
+            read!(raw, local_ip6[1]),
+            read!(raw, local_ip6[2]),
+            read!(raw, local_ip6[3]),
         ];
         let remote_ip6 = [
-            (*raw).remote_ip6[0],
-            (*raw).remote_ip6[1],
-            (*raw).remote_ip6[2],
-            (*raw).remote_ip6[3],
+            read!(raw, remote_ip6[0]),
+            read!(raw, remote_ip6[1]),
+            read!(raw, remote_ip6[2]),
+            read!(raw, remote_ip6[3]),
         ];
         let args = [
-            (*raw).__bindgen_anon_1.args[0],
-            (*raw).__bindgen_anon_1.args[1],
+            read!(raw, __bindgen_anon_1.args[0]),
+            read!(raw, __bindgen_anon_1.args[1]),
         ];
-        let sk = (*raw).__bindgen_anon_2.sk;
+        let sk = read!(raw, __bindgen_anon_2.sk);
         let (local, remote) = if family == AF_INET6 {
-            (octets(local_ip6), octets(remote_ip6))
+            (local_ip6, remote_ip6)
         } else {
-            (
-                mapped(local_ip4.to_ne_bytes()),
-                mapped(remote_ip4.to_ne_bytes()),
-            )
+            (mapped(local_ip4), mapped(remote_ip4))
         };
         Ends {
             local: Endpoint::new(local, local_port as u16),
@@ -226,28 +224,43 @@ pub(crate) fn ends(ctx: &SockOpsContext) -> Ends {
 
 /// Counts a per-CPU number up and answers the new one.
 ///
-/// Atomic, because a softirq may run another hook in between on the same CPU. The stable atomics
-/// of `core` stop at loads and stores on this target, while the instruction set has this one.
+/// Atomic, because a softirq may run another hook in between on the same CPU. The atomics of
+/// `core` stop at loads and stores on this target, and the compiler gives out fetch-and-add only
+/// for newer instruction sets; the kernel has had it since 5.12.
+///
+/// # Safety
+/// `slot` is an aligned slot of a map.
 #[inline(always)]
-pub(crate) fn count_up(slot: *mut u64) -> u64 {
-    // SAFETY: callers pass an aligned slot of a map, which outlives the program.
-    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(slot, 1) + 1 }
+pub(crate) unsafe fn count_up(slot: *mut u64) -> u64 {
+    let mut number: u64 = 1;
+    // SAFETY: the caller vouches for the slot, and maps outlive the program. The instruction
+    // adds the register to the slot and leaves the old value in the register.
+    unsafe {
+        core::arch::asm!(
+            "{number} = atomic_fetch_add((u64 *)({slot} + 0), {number})",
+            slot = in(reg) slot,
+            number = inout(reg) number,
+            options(nostack),
+        );
+    }
+    number + 1
 }
 
-/// Copies `N` bytes of a packet, starting at its IP header.
+/// Copies a piece of a packet, `offset` bytes behind the start of its IP header; none if the
+/// packet ends before.
 #[inline(always)]
-pub(crate) fn packet_bytes<const N: usize>(ctx: &SkBuffContext, offset: u32) -> Option<[u8; N]> {
-    let mut bytes = MaybeUninit::<[u8; N]>::uninit();
-    // SAFETY: the helper writes exactly N bytes or fails.
+pub(crate) fn packet<T: FromBytes>(ctx: &SkBuffContext, offset: u32) -> Option<T> {
+    let mut piece = MaybeUninit::<T>::uninit();
+    // SAFETY: the helper writes as many bytes as T has, or fails; any bytes are a T.
     unsafe {
         let failed = bpf_skb_load_bytes(
             ctx.skb.skb.cast(),
             offset,
-            bytes.as_mut_ptr().cast(),
-            N as u32,
+            piece.as_mut_ptr().cast(),
+            size_of::<T>() as u32,
         );
         if failed == 0 {
-            Some(bytes.assume_init())
+            Some(piece.assume_init())
         } else {
             None
         }
@@ -258,47 +271,26 @@ pub(crate) fn packet_bytes<const N: usize>(ctx: &SkBuffContext, offset: u32) -> 
 #[inline(always)]
 pub(crate) fn interface(ctx: &SkBuffContext) -> u32 {
     // SAFETY: the kernel gives a valid context.
-    unsafe { (*ctx.skb.skb).ifindex }
+    unsafe { read!(ctx.skb.skb, ifindex) }
 }
 
 /// The socket of a packet; null if it has none.
 #[inline(always)]
 pub(crate) fn packet_socket(ctx: &SkBuffContext) -> *mut bpf_sock {
     // SAFETY: the kernel gives a valid context.
-    unsafe { (*ctx.skb.skb).__bindgen_anon_2.sk }
+    unsafe { read!(ctx.skb.skb, __bindgen_anon_2.sk) }
 }
 
 /// The state of a full socket, as in `TCP_LISTEN`.
 #[inline(always)]
 pub(crate) fn socket_state(sk: *mut bpf_sock) -> u32 {
     // SAFETY: callers checked for null, and the verifier checks that they did.
-    unsafe { (*sk).state }
+    unsafe { read!(sk, state) }
 }
 
 /// What `socket(2)` asks for: family, type, protocol.
 #[inline(always)]
 pub(crate) fn new_socket(sk: *mut bpf_sock) -> (u32, u32, u32) {
     // SAFETY: the kernel gives a valid context.
-    unsafe { ((*sk).family, (*sk).type_, (*sk).protocol) }
-}
-
-/// Address octets from the four words of a context.
-#[inline(always)]
-fn octets(words: [u32; 4]) -> [u8; 16] {
-    let [a, b, c, d] = words.map(u32::to_ne_bytes);
-    [
-        a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2],
-        d[3],
-    ]
-}
-
-/// The four words of a context from address octets.
-#[inline(always)]
-fn words(o: &[u8; 16]) -> [u32; 4] {
-    [
-        u32::from_ne_bytes([o[0], o[1], o[2], o[3]]),
-        u32::from_ne_bytes([o[4], o[5], o[6], o[7]]),
-        u32::from_ne_bytes([o[8], o[9], o[10], o[11]]),
-        u32::from_ne_bytes([o[12], o[13], o[14], o[15]]),
-    ]
+    unsafe { (read!(sk, family), read!(sk, type_), read!(sk, protocol)) }
 }

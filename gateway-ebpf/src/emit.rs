@@ -63,8 +63,8 @@ pub(crate) fn refusal<C: EbpfContext>(
     let Some(sequence) = SEQUENCE.get_ptr_mut(0) else {
         return;
     };
-    // It counts up whether or not the ring has room, so a gap is the loss.
-    let sequence = ctx::count_up(sequence);
+    // SAFETY: as above. It counts up whether or not the ring has room, so a gap is the loss.
+    let sequence = unsafe { ctx::count_up(sequence) };
     let Some(mut entry) = DENIALS.reserve(0) else {
         return;
     };

@@ -1,15 +1,11 @@
 //! The kernel half of Sluice: attributes and modules, no logic.
 #![no_std]
 #![no_main]
-#![feature(core_intrinsics)]
+#![feature(asm_experimental_arch)]
 #![expect(
     missing_docs,
     unreachable_pub,
     reason = "aya's attribute macros wrap each program in a public function of their own"
-)]
-#![expect(
-    internal_features,
-    reason = "fetch-and-add is not in core's stable atomics for this target"
 )]
 
 mod attribution;

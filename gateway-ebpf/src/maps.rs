@@ -72,9 +72,12 @@ pub(crate) fn agent() -> AgentConfig {
 /// Whether policy declares this local port for the agent.
 #[inline(always)]
 pub(crate) fn declares(config: &AgentConfig, port: u16) -> bool {
-    if config.loopback_count == 0 || port == 0 {
-        return false;
-    }
+    config.loopback_count != 0 && port != 0 && among_loopback(port)
+}
+
+/// A function of its own, so that the ports are not kept on the caller's stack.
+#[inline(never)]
+fn among_loopback(port: u16) -> bool {
     let mut found = false;
     for index in 0..gateway_common::LOOPBACK_PORTS_MAX {
         // SAFETY: the index is within the array; volatile as in `agent`.

@@ -11,7 +11,7 @@ use gateway_common::{
     endpoint::Endpoint,
     event::Hook,
     flow::{KIND_OBSERVED, Task},
-    packet::{self, Header, UDP, V4_HEADER, V6_HEADER},
+    packet::{self, Header, UDP, V4_WORDS, V6_WORDS},
     reason::Reason,
     verdict::Verdict,
 };
@@ -25,80 +25,95 @@ use crate::{
 
 /// `TCP_LISTEN`.
 const LISTEN: u32 = 10;
-/// Where a UDP payload starts behind the IP header, bytes.
+/// Bytes of a plain IPv4 header.
+const V4_HEADER: u32 = 20;
+/// Bytes of an IPv6 header.
+const V6_HEADER: u32 = 40;
+/// Where a UDP payload starts behind the UDP header's start, bytes.
 const UDP_HEADER: u32 = 8;
 
-/// A header, and where its payload's protocol header starts.
-struct Parsed {
-    header: Header,
-    transport: u32,
+/// Which way a packet goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    Out,
+    In,
 }
 
 /// A packet leaves.
 #[inline(always)]
 pub(crate) fn leave(ctx: &SkBuffContext) -> i32 {
-    let config = maps::agent();
-    let sk = full_socket(ctx);
-    let parsed = match parse(ctx) {
-        Ok(parsed) => parsed,
-        Err(reason) => return refuse(ctx, &config, Hook::Egress, reason, sk, None),
-    };
-    let around = Surroundings {
-        interface: ctx::interface(ctx),
-        passive: passive(&config, sk),
-        declared: maps::declares(&config, parsed.header.destination.port),
-    };
-    match decide::egress(&config, &parsed.header, around) {
-        Verdict::Pass(Reason::Gateway) if parsed.header.protocol == UDP => {
-            publish_question(ctx, &config, &parsed, sk)
-        }
-        Verdict::Pass(_) | Verdict::Redirect(_) => PASS,
-        Verdict::Refuse(reason) => {
-            refuse(ctx, &config, Hook::Egress, reason, sk, Some(&parsed.header))
-        }
-    }
+    judge(ctx, Direction::Out)
 }
 
 /// A packet arrives.
 #[inline(always)]
 pub(crate) fn arrive(ctx: &SkBuffContext) -> i32 {
+    judge(ctx, Direction::In)
+}
+
+#[inline(always)]
+fn judge(ctx: &SkBuffContext, direction: Direction) -> i32 {
     let config = maps::agent();
     let sk = full_socket(ctx);
-    let header = match parse(ctx) {
-        Ok(parsed) => parsed.header,
-        Err(reason) => return refuse(ctx, &config, Hook::Ingress, reason, sk, None),
+    let parsed = parse(ctx);
+    let refusal = match &parsed {
+        Err(reason) => Some(*reason),
+        Ok(header) => refusal(ctx, &config, direction, header, sk),
+    };
+    match refusal {
+        None => PASS,
+        Some(reason) => {
+            let header = parsed.ok();
+            refuse(ctx, &config, direction, reason, sk, header.as_ref())
+        }
+    }
+}
+
+/// Why this packet may not go on; none if it may.
+#[inline(always)]
+fn refusal(
+    ctx: &SkBuffContext,
+    config: &AgentConfig,
+    direction: Direction,
+    header: &Header,
+    sk: *mut bpf_sock,
+) -> Option<Reason> {
+    let peer = match direction {
+        Direction::Out => &header.destination,
+        Direction::In => &header.source,
     };
     let around = Surroundings {
         interface: ctx::interface(ctx),
-        passive: passive(&config, sk),
-        declared: maps::declares(&config, header.source.port),
+        passive: passive(config, sk),
+        declared: maps::declares(config, peer.port),
     };
-    match decide::ingress(&config, &header, around) {
-        Verdict::Pass(_) | Verdict::Redirect(_) => PASS,
-        Verdict::Refuse(reason) => refuse(ctx, &config, Hook::Ingress, reason, sk, Some(&header)),
+    let verdict = match direction {
+        Direction::Out => decide::egress(config, header, around),
+        Direction::In => decide::ingress(config, header, around),
+    };
+    match verdict {
+        Verdict::Refuse(reason) => Some(reason),
+        Verdict::Pass(Reason::Gateway) if direction == Direction::Out && header.protocol == UDP => {
+            (!publish_question(ctx, header, sk)).then_some(Reason::FlowTableFull)
+        }
+        Verdict::Pass(_) | Verdict::Redirect(_) => None,
     }
 }
 
 /// Reads the packet's header.
 #[inline(always)]
-fn parse(ctx: &SkBuffContext) -> Result<Parsed, Reason> {
+fn parse(ctx: &SkBuffContext) -> Result<Header, Reason> {
     let malformed = Reason::HeaderMalformed;
-    let [first] = ctx::packet_bytes::<1>(ctx, 0).ok_or(malformed)?;
+    let first: u8 = ctx::packet(ctx, 0).ok_or(malformed)?;
     if packet::version(first)? == 4 {
-        let ip = ctx::packet_bytes::<V4_HEADER>(ctx, 0).ok_or(malformed)?;
-        // Ports before options: a header with options has none where we look, and is refused.
-        let ports = ctx::packet_bytes::<4>(ctx, V4_HEADER as u32).unwrap_or([0; 4]);
-        Ok(Parsed {
-            header: packet::parse_v4(&ip, &ports)?,
-            transport: V4_HEADER as u32,
-        })
+        let ip: [u32; V4_WORDS] = ctx::packet(ctx, 0).ok_or(malformed)?;
+        // A header with options has no ports where we look, and is refused for the options.
+        let ports: u32 = ctx::packet(ctx, V4_HEADER).unwrap_or(0);
+        packet::parse_v4(&ip, ports)
     } else {
-        let ip = ctx::packet_bytes::<V6_HEADER>(ctx, 0).ok_or(malformed)?;
-        let ports = ctx::packet_bytes::<4>(ctx, V6_HEADER as u32).unwrap_or([0; 4]);
-        Ok(Parsed {
-            header: packet::parse_v6(&ip, &ports)?,
-            transport: V6_HEADER as u32,
-        })
+        let ip: [u32; V6_WORDS] = ctx::packet(ctx, 0).ok_or(malformed)?;
+        let ports: u32 = ctx::packet(ctx, V6_HEADER).unwrap_or(0);
+        packet::parse_v6(&ip, ports)
     }
 }
 
@@ -122,31 +137,19 @@ fn passive(config: &AgentConfig, sk: *mut bpf_sock) -> bool {
     ctx::socket_state(sk) == LISTEN || ctx::stored(&INBOUND, sk.cast()).is_some()
 }
 
-/// Publishes who asks, so that the gateway can tell whose question a datagram is.
+/// Publishes who asks, so that the gateway can tell whose question a datagram is. Answers
+/// whether there was room.
 #[inline(always)]
-fn publish_question(
-    ctx: &SkBuffContext,
-    config: &AgentConfig,
-    parsed: &Parsed,
-    sk: *mut bpf_sock,
-) -> i32 {
-    let header = &parsed.header;
-    let id = ctx::packet_bytes::<2>(ctx, parsed.transport + UDP_HEADER);
-    let published = match id {
-        Some(id) if !sk.is_null() => attribution::publish_datagram(header, id, sk),
-        Some(_) | None => false,
-    };
-    if published {
-        PASS
+fn publish_question(ctx: &SkBuffContext, header: &Header, sk: *mut bpf_sock) -> bool {
+    let transport = if header.source.is_v4() {
+        V4_HEADER
     } else {
-        refuse(
-            ctx,
-            config,
-            Hook::Egress,
-            Reason::FlowTableFull,
-            sk,
-            Some(header),
-        )
+        V6_HEADER
+    };
+    let id: Option<u16> = ctx::packet(ctx, transport + UDP_HEADER);
+    match id {
+        Some(id) if !sk.is_null() => attribution::publish_datagram(header, u16::from_be(id), sk),
+        Some(_) | None => false,
     }
 }
 
@@ -155,7 +158,7 @@ fn publish_question(
 fn refuse(
     ctx: &SkBuffContext,
     config: &AgentConfig,
-    hook: Hook,
+    direction: Direction,
     reason: Reason,
     sk: *mut bpf_sock,
     header: Option<&Header>,
@@ -172,6 +175,10 @@ fn refuse(
     if config.observes() && observed {
         return PASS;
     }
+    let hook = match direction {
+        Direction::Out => Hook::Egress,
+        Direction::In => Hook::Ingress,
+    };
     let facts = Facts {
         task: task.unwrap_or(Task::NONE),
         source: header.map_or(Endpoint::NONE, |header| header.source),

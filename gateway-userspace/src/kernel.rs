@@ -1,1 +1,24 @@
-//! Placeholder.
+//! The kernel half, seen from user space: the only module that knows aya.
+//!
+//! It loads the programs with an agent's constants, attaches them to the agent's and the
+//! gateway's cgroups, pins the links so that they outlive this process, and reads back who is on
+//! the line and what was refused. It decides nothing.
+
+mod abi;
+mod boundary;
+pub mod bpffs;
+pub mod cgroup;
+mod denials;
+mod exe;
+mod flows;
+mod logs;
+mod object;
+pub mod probe;
+mod spec;
+
+pub use abi::netns_cookie;
+pub use boundary::{AGENT_PROGRAMS, Boundary, BoundaryError, GATEWAY_PROGRAM};
+pub use denials::Denials;
+pub use flows::KernelIdentity;
+pub use logs::forward_logs;
+pub use spec::AgentSpec;

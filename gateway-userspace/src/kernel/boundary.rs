@@ -1,0 +1,278 @@
+//! The boundary around one agent: programs loaded, attached and pinned, or not at all.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    os::fd::{AsFd, AsRawFd},
+};
+
+use aya::{
+    Ebpf, EbpfError,
+    maps::{MapData, MapError, SkStorage},
+    programs::{
+        CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, Program,
+        ProgramError, SockOps,
+        links::{FdLink, LinkError, PinnedLink},
+    },
+};
+use gateway_common::LISTENER_MARK;
+
+use super::{
+    abi::Wire,
+    bpffs::{BpffsError, Pins},
+    cgroup::{Cgroup, CgroupError},
+    object,
+    spec::AgentSpec,
+};
+
+/// The programs on an agent's cgroup. Without any one of them the agent does not start.
+pub const AGENT_PROGRAMS: [&str; 12] = [
+    "sock_create",
+    "connect4",
+    "connect6",
+    "sendmsg4",
+    "sendmsg6",
+    "recvmsg4",
+    "recvmsg6",
+    "getpeername4",
+    "getpeername6",
+    "egress",
+    "ingress",
+    "agent_ops",
+];
+
+/// The program on the gateway's cgroup.
+pub const GATEWAY_PROGRAM: &str = "gateway_ops";
+
+/// Why the boundary could not be raised.
+#[derive(Debug, thiserror::Error)]
+pub enum BoundaryError {
+    /// The object was refused.
+    #[error("loading the BPF object")]
+    Load {
+        /// What the kernel or aya said.
+        #[source]
+        source: Box<EbpfError>,
+    },
+    /// A program was refused.
+    #[error("{action} program {program}")]
+    Program {
+        /// What was tried.
+        action: &'static str,
+        /// The program.
+        program: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: Box<ProgramError>,
+    },
+    /// The object lacks a program or map of this name.
+    #[error("the BPF object has no {0} of the expected kind; was it built from these sources?")]
+    Missing(&'static str),
+    /// The kernel gave no link, which alone outlives this process.
+    #[error("program {program} was not attached by a link")]
+    NoLink {
+        /// The program.
+        program: &'static str,
+        /// What aya said.
+        #[source]
+        source: LinkError,
+    },
+    /// A link could not be pinned.
+    #[error("pinning the link of {program}")]
+    Pin {
+        /// The program.
+        program: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: aya::pin::PinError,
+    },
+    /// A map could not be used.
+    #[error("map {map}")]
+    Map {
+        /// The map.
+        map: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: Box<MapError>,
+    },
+    /// A cgroup could not be used.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// Pins could not be had.
+    #[error(transparent)]
+    Bpffs(#[from] BpffsError),
+    /// The gateway's sockets are not where the programs expect them.
+    #[error("the gateway does not listen on 127.0.0.1 and, if at all, on ::1 with one port: {0:?}")]
+    Listeners(Vec<SocketAddr>),
+}
+
+/// The raised boundary. While it, or its pins, are there, the agent is shut in.
+#[derive(Debug)]
+pub struct Boundary {
+    ebpf: Ebpf,
+    links: Vec<PinnedLink>,
+    pins: Pins,
+}
+
+impl Boundary {
+    /// Loads, attaches and pins every program. On an error nothing stays attached.
+    ///
+    /// # Errors
+    /// [`BoundaryError`] names the program or map and what the kernel said.
+    pub fn raise(
+        spec: &AgentSpec,
+        agent: &Cgroup,
+        gateway: &Cgroup,
+        pins: Pins,
+    ) -> Result<Self, BoundaryError> {
+        let ebpf = object::load(spec.config, spec.loopback)?;
+        let mut boundary = Self {
+            ebpf,
+            links: Vec::new(),
+            pins,
+        };
+        match boundary.attach_all(agent, gateway) {
+            Ok(()) => Ok(boundary),
+            Err(error) => {
+                // The first error is the one to tell; what could not be removed, the next run
+                // sweeps.
+                if let Err(second) = boundary.lower() {
+                    tracing::warn!(%second, "removing a half-raised boundary");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn attach_all(&mut self, agent: &Cgroup, gateway: &Cgroup) -> Result<(), BoundaryError> {
+        let gateway = gateway.open()?;
+        self.attach(GATEWAY_PROGRAM, &gateway)?;
+        let agent = agent.open()?;
+        AGENT_PROGRAMS
+            .iter()
+            .try_for_each(|program| self.attach(program, &agent))
+    }
+
+    /// Verifies one program, attaches it by a link, and pins the link.
+    fn attach(&mut self, name: &'static str, cgroup: &fs::File) -> Result<(), BoundaryError> {
+        let program = self
+            .ebpf
+            .program_mut(name)
+            .ok_or(BoundaryError::Missing(name))?;
+        let link = attach_program(name, program, cgroup)?;
+        let pinned = link
+            .pin(self.pins.link(name))
+            .map_err(|source| BoundaryError::Pin {
+                program: name,
+                source,
+            })?;
+        self.links.push(pinned);
+        Ok(())
+    }
+
+    /// Marks a socket as the gateway's. Only a marked socket is a way out.
+    ///
+    /// # Errors
+    /// If the kernel refuses the mark.
+    pub fn mark_listener(&mut self, socket: &impl AsRawFd) -> Result<(), BoundaryError> {
+        const MAP: &str = "LISTENERS";
+        let map = self.ebpf.map_mut(MAP).ok_or(BoundaryError::Missing(MAP))?;
+        let mut storage = SkStorage::<_, u32>::try_from(map).map_err(map_error(MAP))?;
+        storage
+            .insert(socket, LISTENER_MARK, 0)
+            .map_err(map_error(MAP))
+    }
+
+    /// Takes a map out of the object, to give it to the task that reads it.
+    pub(super) fn take_map<M>(&mut self, name: &'static str) -> Result<M, BoundaryError>
+    where
+        M: TryFrom<aya::maps::Map, Error = MapError>,
+    {
+        let map = self
+            .ebpf
+            .take_map(name)
+            .ok_or(BoundaryError::Missing(name))?;
+        M::try_from(map).map_err(map_error(name))
+    }
+
+    /// The object, for the log reader.
+    pub(super) const fn ebpf_mut(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+
+    /// Takes the boundary down: the agent must be gone by now.
+    ///
+    /// # Errors
+    /// If a pin cannot be removed.
+    pub fn lower(self) -> Result<(), BoundaryError> {
+        let Self { ebpf, links, pins } = self;
+        pins.remove()?;
+        drop(links);
+        drop(ebpf);
+        Ok(())
+    }
+}
+
+/// How a map's error is told.
+pub(super) fn map_error(map: &'static str) -> impl FnOnce(MapError) -> BoundaryError {
+    move |source| BoundaryError::Map {
+        map,
+        source: Box::new(source),
+    }
+}
+
+/// A map owned by this process.
+pub(super) type Storage<V> = SkStorage<MapData, Wire<V>>;
+
+/// Verifies and attaches, by the program's own kind.
+///
+/// `Single` is the only mode that aya passes on to links; links to a cgroup are multi all the
+/// same, so a program of somebody else on the same hook neither replaces ours nor is replaced.
+fn attach_program(
+    name: &'static str,
+    program: &mut Program,
+    cgroup: impl AsFd,
+) -> Result<FdLink, BoundaryError> {
+    let failed = |action: &'static str| {
+        move |source: ProgramError| BoundaryError::Program {
+            action,
+            program: name,
+            source: Box::new(source),
+        }
+    };
+    let no_link = |source| BoundaryError::NoLink {
+        program: name,
+        source,
+    };
+    let mode = CgroupAttachMode::Single;
+    let (verify, attach) = (failed("verifying"), failed("attaching"));
+    let kind = if let Ok(program) = <&mut CgroupSockAddr>::try_from(&mut *program) {
+        program.load().map_err(verify)?;
+        let id = program.attach(cgroup, mode).map_err(attach)?;
+        let link = program.take_link(id).map_err(failed("detaching"))?;
+        FdLink::try_from(link)
+    } else if let Ok(program) = <&mut CgroupSock>::try_from(&mut *program) {
+        program.load().map_err(verify)?;
+        let id = program.attach(cgroup, mode).map_err(attach)?;
+        let link = program.take_link(id).map_err(failed("detaching"))?;
+        FdLink::try_from(link)
+    } else if let Ok(program) = <&mut SockOps>::try_from(&mut *program) {
+        program.load().map_err(verify)?;
+        let id = program.attach(cgroup, mode).map_err(attach)?;
+        let link = program.take_link(id).map_err(failed("detaching"))?;
+        FdLink::try_from(link)
+    } else if let Ok(program) = <&mut CgroupSkb>::try_from(&mut *program) {
+        let direction = match program.expected_attach_type() {
+            Some(CgroupSkbAttachType::Egress) => CgroupSkbAttachType::Egress,
+            Some(CgroupSkbAttachType::Ingress) => CgroupSkbAttachType::Ingress,
+            None => return Err(BoundaryError::Missing(name)),
+        };
+        program.load().map_err(verify)?;
+        let id = program.attach(cgroup, direction, mode).map_err(attach)?;
+        let link = program.take_link(id).map_err(failed("detaching"))?;
+        FdLink::try_from(link)
+    } else {
+        return Err(BoundaryError::Missing(name));
+    };
+    kind.map_err(no_link)
+}

@@ -1,0 +1,166 @@
+//! The BPF file system: where links are pinned so that they outlive this process.
+
+use std::{
+    fs, io,
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use gateway_common::ABI_VERSION;
+use nix::{
+    mount::{MsFlags, mount},
+    sys::statfs::{BPF_FS_MAGIC, statfs},
+};
+
+use super::cgroup::{self, Cgroup, CgroupError};
+
+/// Where it is mounted on every distribution that mounts it.
+const MOUNT_POINT: &str = "/sys/fs/bpf";
+
+/// Why pins could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum BpffsError {
+    /// It is not mounted and could not be.
+    #[error(
+        "mounting the BPF file system on {MOUNT_POINT}; by hand: mount -t bpf bpf {MOUNT_POINT}"
+    )]
+    Mount(#[source] nix::Error),
+    /// A file operation failed.
+    #[error("{action} {}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which path.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// A cgroup of an earlier run could not be looked at.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+}
+
+fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> BpffsError {
+    let path = path.to_owned();
+    move |source| BpffsError::Io {
+        action,
+        path,
+        source,
+    }
+}
+
+/// The folder of all pins of this ABI version, mode 0700. Mounts the file system if need be.
+///
+/// # Errors
+/// [`BpffsError`] says what could not be done, and how to do it by hand.
+pub fn root() -> Result<PathBuf, BpffsError> {
+    let mounted = statfs(MOUNT_POINT).is_ok_and(|fs| fs.filesystem_type() == BPF_FS_MAGIC);
+    if !mounted {
+        mount(
+            Some("bpf"),
+            MOUNT_POINT,
+            Some("bpf"),
+            MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
+            Some("mode=0700"),
+        )
+        .map_err(BpffsError::Mount)?;
+        tracing::info!("mounted the BPF file system on {MOUNT_POINT}");
+    }
+    let top = Path::new(MOUNT_POINT).join("sluice");
+    let root = top.join(format!("v{ABI_VERSION}"));
+    for folder in [&top, &root] {
+        private_folder(folder)?;
+    }
+    Ok(root)
+}
+
+/// Makes a folder with mode 0700, or makes sure that the one there is so.
+fn private_folder(path: &Path) -> Result<(), BpffsError> {
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o700))
+                .map_err(io_error("restricting", path))
+        }
+        result => result.map_err(io_error("creating", path)),
+    }
+}
+
+/// The pins of one run, in a folder of its own.
+#[derive(Debug)]
+pub struct Pins {
+    folder: PathBuf,
+}
+
+impl Pins {
+    /// Makes the folder of a run.
+    ///
+    /// # Errors
+    /// If it cannot be made, or is there already.
+    pub fn create(root: &Path, run: &str) -> Result<Self, BpffsError> {
+        let folder = root.join(run);
+        for path in [folder.clone(), folder.join("links")] {
+            fs::DirBuilder::new()
+                .mode(0o700)
+                .create(&path)
+                .map_err(io_error("creating", &path))?;
+        }
+        Ok(Self { folder })
+    }
+
+    /// Where the link of this program is pinned.
+    #[must_use]
+    pub fn link(&self, program: &str) -> PathBuf {
+        self.folder.join("links").join(program)
+    }
+
+    /// Removes every pin. What nobody else holds is detached by that.
+    ///
+    /// # Errors
+    /// If a file cannot be removed.
+    pub fn remove(&self) -> Result<(), BpffsError> {
+        match fs::remove_dir_all(&self.folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result.map_err(io_error("removing", &self.folder)),
+        }
+    }
+}
+
+/// Clears away what earlier runs left whose gateway was killed: pins and cgroups of runs in
+/// whose agent cgroup no process lives any more. Runs that still have one stay shut in.
+///
+/// # Errors
+/// If the folder of pins or a cgroup cannot be read.
+pub fn sweep(root: &Path, runs: &Path) -> Result<(), BpffsError> {
+    let entries = fs::read_dir(root).map_err(io_error("reading", root))?;
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let cgroup = runs.join(&name);
+        let gone = match Cgroup::adopt(cgroup.clone()).is_empty() {
+            Ok(empty) => empty,
+            // No cgroup: nothing can be confined by these pins, unless the run is just
+            // starting, in which case the cgroup was made first.
+            Err(CgroupError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => true,
+            Err(error) => return Err(error.into()),
+        };
+        if gone {
+            tracing::info!(run = %name.display(), "clearing away a run that left nothing alive");
+            Pins {
+                folder: entry.path(),
+            }
+            .remove()?;
+            for leaf in ["agent", "gateway", ""] {
+                Cgroup::adopt(cgroup.join(leaf)).remove()?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The cgroup under which each run has its own: `<cgroup2>/sluice`.
+///
+/// # Errors
+/// If no cgroup2 hierarchy is mounted.
+pub fn runs_cgroup() -> Result<PathBuf, CgroupError> {
+    Ok(cgroup::mount_point()?.join("sluice"))
+}

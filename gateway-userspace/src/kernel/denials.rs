@@ -1,0 +1,3 @@
+//! Refusals of the kernel half.
+/// x
+pub struct Denials;

@@ -1,0 +1,170 @@
+//! Who is on the line: reads a flow from the accepted socket's own storage, by descriptor.
+
+use std::{
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use aya::maps::{HashMap, MapData, MapError};
+use gateway_common::{
+    endpoint::Endpoint,
+    flow::{Flow, KIND_REDIRECTED, Task, Tuple},
+    packet::UDP,
+};
+use nix::time::{ClockId, clock_gettime};
+use tokio::net::TcpStream;
+
+use super::{
+    abi::Wire,
+    boundary::{Boundary, BoundaryError, Storage},
+    exe,
+};
+use crate::{
+    identity::{Identify, Peer, Process, Unattributed},
+    names::{AgentId, OrigDst, PeerAddr},
+};
+
+/// How long a published flow may wait for the gateway before it counts as abandoned.
+const ABANDONED_AFTER: Duration = Duration::from_secs(30);
+
+type Tuples = HashMap<MapData, Wire<Tuple>, Wire<Flow>>;
+
+/// Names peers by what the kernel half left in their sockets.
+#[derive(Debug)]
+pub struct KernelIdentity {
+    agent: AgentId,
+    /// Path of the agent's cgroup within the hierarchy.
+    cgroup: String,
+    netns: u64,
+    accepted: Storage<Flow>,
+    tuples: Mutex<Tuples>,
+}
+
+impl KernelIdentity {
+    /// Takes the maps it reads out of the boundary. `netns` is the cookie of the network
+    /// namespace that the gateway listens in.
+    ///
+    /// # Errors
+    /// If the object lacks a map.
+    pub fn new(
+        boundary: &mut Boundary,
+        agent: AgentId,
+        cgroup: String,
+        netns: u64,
+    ) -> Result<Self, BoundaryError> {
+        Ok(Self {
+            agent,
+            cgroup,
+            netns,
+            accepted: boundary.take_map("ACCEPTED")?,
+            tuples: Mutex::new(boundary.take_map("TUPLES")?),
+        })
+    }
+
+    /// Forgets flows whose connection or question never reached the gateway. Answers how many.
+    pub fn purge_abandoned(&self) -> usize {
+        let horizon = boot_time().saturating_sub(ABANDONED_AFTER);
+        let horizon = u64::try_from(horizon.as_nanos()).unwrap_or(u64::MAX);
+        let mut tuples = self.tuples.lock().unwrap_or_else(PoisonError::into_inner);
+        let abandoned: Vec<_> = tuples
+            .iter()
+            .filter_map(Result::ok)
+            .filter(|(_, Wire(flow))| flow.time_ns < horizon)
+            .map(|(key, _)| key)
+            .collect();
+        abandoned
+            .iter()
+            .filter(|key| tuples.remove(key).is_ok())
+            .count()
+    }
+
+    fn peer(&self, flow: &Flow, address: SocketAddr) -> Peer {
+        Peer {
+            agent: self.agent.clone(),
+            address: PeerAddr(address),
+            process: Some(Arc::new(self.process(flow))),
+            original: (flow.kind == KIND_REDIRECTED).then(|| OrigDst(socket_addr(&flow.original))),
+        }
+    }
+
+    fn process(&self, flow: &Flow) -> Process {
+        process(&flow.task, flow.cookie, flow.time_ns, &self.cgroup)
+    }
+}
+
+impl Identify for KernelIdentity {
+    fn stream(&self, stream: &TcpStream, peer: SocketAddr) -> Result<Peer, Unattributed> {
+        let Wire(flow) = self.accepted.get(stream, 0).map_err(unattributed)?;
+        Ok(self.peer(&flow, peer))
+    }
+
+    fn datagram(
+        &self,
+        socket: SocketAddr,
+        peer: SocketAddr,
+        transaction: u16,
+    ) -> Result<Peer, Unattributed> {
+        let key = Wire(Tuple {
+            netns: self.netns,
+            agent: endpoint(peer),
+            gateway: endpoint(socket),
+            token: transaction,
+            protocol: UDP,
+            zero: [0; 5],
+        });
+        let mut tuples = self.tuples.lock().unwrap_or_else(PoisonError::into_inner);
+        let Wire(flow) = tuples.get(&key, 0).map_err(unattributed)?;
+        tuples.remove(&key).map_err(unattributed)?;
+        drop(tuples);
+        Ok(self.peer(&flow, peer))
+    }
+}
+
+fn unattributed(error: MapError) -> Unattributed {
+    match error {
+        MapError::KeyNotFound | MapError::ElementNotFound => Unattributed::NoFlow,
+        other => match other {
+            MapError::SyscallError(ref call)
+                if call.io_error.kind() == std::io::ErrorKind::NotFound =>
+            {
+                Unattributed::NoFlow
+            }
+            other => Unattributed::Kernel(other.to_string()),
+        },
+    }
+}
+
+/// A task as the kernel saw it, with the executable if it can still be told.
+pub(super) fn process(task: &Task, cookie: u64, time_ns: u64, cgroup: &str) -> Process {
+    let end = task.comm.iter().position(|byte| *byte == 0);
+    let comm = task.comm.get(..end.unwrap_or(task.comm.len()));
+    Process {
+        pid: task.tgid,
+        tid: task.pid,
+        uid: task.uid,
+        comm: String::from_utf8_lossy(comm.unwrap_or_default()).into_owned(),
+        exe: exe::path(task.tgid, time_ns, cgroup),
+        cgroup: task.cgroup,
+        cookie,
+    }
+}
+
+/// An endpoint as the standard library writes it; mapped addresses become IPv4.
+pub(super) fn socket_addr(endpoint: &Endpoint) -> SocketAddr {
+    let address = Ipv6Addr::from(endpoint.octets());
+    SocketAddr::new(address.to_canonical(), endpoint.port)
+}
+
+fn endpoint(address: SocketAddr) -> Endpoint {
+    let octets = match address.ip() {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    };
+    Endpoint::from_octets(octets, address.port())
+}
+
+/// Time since boot, the kernel half's clock.
+pub(super) fn boot_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from)
+}
