@@ -4,6 +4,8 @@
 //! which has one thread, joins the cgroup, gives up what it must not have, and becomes the
 //! command. Nothing runs between the fork and that.
 
+pub mod assurance;
+pub mod canary;
 pub mod enter;
 pub mod stdio;
 pub mod supervise;

@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    net::SocketAddr,
     os::fd::{AsFd, AsRawFd},
 };
 
@@ -101,9 +100,9 @@ pub enum BoundaryError {
     /// Pins could not be had.
     #[error(transparent)]
     Bpffs(#[from] BpffsError),
-    /// The gateway's sockets are not where the programs expect them.
-    #[error("the gateway does not listen on 127.0.0.1 and, if at all, on ::1 with one port: {0:?}")]
-    Listeners(Vec<SocketAddr>),
+    /// A ring cannot be polled.
+    #[error("polling a ring of the kernel half")]
+    Poll(#[source] std::io::Error),
 }
 
 /// The raised boundary. While it, or its pins, are there, the agent is shut in.
@@ -228,7 +227,7 @@ pub(super) type Storage<V> = SkStorage<MapData, Wire<V>>;
 ///
 /// `Single` is the only mode that aya passes on to links; links to a cgroup are multi all the
 /// same, so a program of somebody else on the same hook neither replaces ours nor is replaced.
-fn attach_program(
+pub(super) fn attach_program(
     name: &'static str,
     program: &mut Program,
     cgroup: impl AsFd,

@@ -1,3 +1,274 @@
-//! Refusals of the kernel half.
-/// x
-pub struct Denials;
+//! Refusals of the kernel half: from the ring to the audit stream, with every loss counted.
+
+mod tally;
+
+use std::sync::Arc;
+
+use aya::{
+    maps::{MapData, PerCpuArray, RingBuf},
+    util::nr_cpus,
+};
+use gateway_common::{
+    ABI_VERSION,
+    event::{Event, FLAG_OBSERVED, Fold, Hook},
+    reason::{REASON_SLOTS, Reason},
+};
+use jiff::{SignedDuration, Timestamp};
+use tokio::io::unix::AsyncFd;
+use tokio_util::sync::CancellationToken;
+use zerocopy::FromBytes as _;
+
+use self::tally::Tally;
+use super::{
+    abi::Wire,
+    boundary::{Boundary, BoundaryError, map_error},
+    flows::{boot_time, process, socket_addr},
+};
+use crate::audit::{Audit, Blame, Kind, Outcome, Record, Subject};
+
+/// Reads the kernel half's refusals and records each.
+#[derive(Debug)]
+pub struct Denials {
+    ring: AsyncFd<RingBuf<MapData>>,
+    folds: PerCpuArray<MapData, Wire<Fold>>,
+    tally: Tally,
+    audit: Audit,
+    subject: Subject,
+    cgroup: String,
+    malformed: u64,
+}
+
+impl Denials {
+    /// Takes the maps it reads out of the boundary, and forgets what they hold so far: the
+    /// canary's attempts are nobody's.
+    ///
+    /// # Errors
+    /// If the object lacks a map or the ring cannot be polled.
+    pub fn new(
+        boundary: &mut Boundary,
+        audit: Audit,
+        subject: Subject,
+        cgroup: String,
+    ) -> Result<Self, BoundaryError> {
+        let ring: RingBuf<MapData> = boundary.take_map("DENIALS")?;
+        let ring = AsyncFd::new(ring).map_err(BoundaryError::Poll)?;
+        let mut denials = Self {
+            ring,
+            folds: boundary.take_map("FOLDS")?,
+            tally: Tally::new(),
+            audit,
+            subject,
+            cgroup,
+            malformed: 0,
+        };
+        while let Some(item) = denials.ring.get_mut().next() {
+            if let Ok(event) = Event::read_from_bytes(&item) {
+                denials.tally.note(&event);
+            }
+        }
+        denials.settle(|tally, cpu, reason, total| {
+            tally.remaining(cpu, reason, total);
+        })?;
+        denials.tally.lost_for_good();
+        Ok(denials)
+    }
+
+    /// Records refusals until `stop`, then what is left, then what was only counted.
+    pub async fn run(mut self, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                ready = self.ring.readable_mut() => match ready {
+                    Ok(mut guard) => guard.clear_ready(),
+                    Err(error) => {
+                        tracing::error!(%error, "the ring of refusals cannot be polled");
+                        break;
+                    }
+                },
+            }
+            self.drain();
+            let lost = self.tally.lost();
+            self.record_loss(lost);
+        }
+        self.drain();
+        let lost = self.tally.lost_for_good();
+        self.record_loss(lost);
+        self.record_remaining();
+    }
+
+    fn drain(&mut self) {
+        while let Some(item) = self.ring.get_mut().next() {
+            // A record of another size, ABI or code is no event of ours: it is counted.
+            let event = Event::read_from_bytes(&item)
+                .ok()
+                .filter(|event| event.abi == ABI_VERSION);
+            drop(item);
+            let decoded = event.and_then(|event| {
+                let reason = Reason::from_code(event.reason)?;
+                let hook = Hook::from_code(event.hook)?;
+                Some((event, hook, reason))
+            });
+            let Some((event, hook, reason)) = decoded else {
+                self.malformed += 1;
+                continue;
+            };
+            let repeated = self.tally.note(&event);
+            let record = self.describe(&event, hook, reason, repeated);
+            self.write(record);
+        }
+        let malformed = std::mem::take(&mut self.malformed);
+        self.record_loss(malformed);
+    }
+
+    fn describe(&self, event: &Event, hook: Hook, reason: Reason, repeated: u64) -> Record {
+        let outcome = if event.flags & FLAG_OBSERVED == 0 {
+            Outcome::Deny
+        } else {
+            Outcome::Observe
+        };
+        let task = (event.task.tgid != 0).then(|| {
+            Arc::new(process(
+                &event.task,
+                event.cookie,
+                event.time_ns,
+                &self.cgroup,
+            ))
+        });
+        let time = wall_clock(event.time_ns);
+        let mut record = Record::new(&self.subject, time, Kind::Direct, outcome, reason.label())
+            .from_kernel(task)
+            .method(hook.label())
+            .blame(Blame::Policy);
+        if event.destination.port != 0 || event.destination.address != [0; 4] {
+            let destination = socket_addr(&event.destination);
+            record = record.target(destination.ip(), Some(destination.port()));
+            record.original_destination = Some(destination);
+        }
+        if event.source.port != 0 {
+            record.peer = Some(socket_addr(&event.source));
+        }
+        record.hint = Some(hint(reason, event));
+        record.repeated = repeated;
+        record
+    }
+
+    fn record_loss(&mut self, lost: u64) {
+        if lost > 0 {
+            let time = Timestamp::now();
+            let mut record =
+                Record::new(&self.subject, time, Kind::Loss, Outcome::Deny, "ring_full")
+                    .from_kernel(None)
+                    .blame(Blame::Us);
+            record.hint = Some(
+                "refusals that the kernel half could not report singly; they were carried out \
+                 and are counted in `repeated` of the next record of their reason"
+                    .to_owned(),
+            );
+            record.repeated = lost - 1;
+            self.write(record);
+        }
+    }
+
+    /// What was folded and not followed by another event of its reason.
+    fn record_remaining(&mut self) {
+        let mut remaining = Vec::new();
+        let read = self.settle(|tally, cpu, reason, total| {
+            let count = tally.remaining(cpu, reason, total);
+            if count > 0 {
+                remaining.push((reason, count));
+            }
+        });
+        if let Err(error) = read {
+            tracing::error!(%error, "the totals of refusals cannot be read");
+        }
+        for (reason, count) in remaining {
+            let Some(reason) = u16::try_from(reason).ok().and_then(Reason::from_code) else {
+                continue;
+            };
+            let mut record = Record::new(
+                &self.subject,
+                Timestamp::now(),
+                Kind::Direct,
+                Outcome::Deny,
+                reason.label(),
+            )
+            .from_kernel(None)
+            .blame(Blame::Policy);
+            record.hint = Some("further refusals, counted and not reported singly".to_owned());
+            record.repeated = count - 1;
+            self.write(record);
+        }
+    }
+
+    /// Goes through the exact totals of all CPUs and reasons.
+    fn settle(
+        &mut self,
+        mut each: impl FnMut(&mut Tally, u32, u32, u64),
+    ) -> Result<(), BoundaryError> {
+        let cpus = nr_cpus().map_or(0, |cpus| cpus);
+        for reason in 0..REASON_SLOTS {
+            let folds = self.folds.get(&reason, 0).map_err(map_error("FOLDS"))?;
+            for cpu in 0..cpus {
+                if let (Some(Wire(fold)), Ok(cpu)) = (folds.get(cpu), u32::try_from(cpu)) {
+                    each(&mut self.tally, cpu, reason, fold.total);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&self, record: Record) {
+        match self.audit.try_reserve() {
+            Ok(slot) => slot.write(record),
+            // The audit stream counts what it refused and says so in a record of its own.
+            Err(error) => tracing::error!(%error, "a refusal of the kernel half is not recorded"),
+        }
+    }
+}
+
+/// When something happened that long after boot.
+fn wall_clock(since_boot_ns: u64) -> Timestamp {
+    let now = Timestamp::now();
+    let boot_ns = u64::try_from(boot_time().as_nanos()).unwrap_or(since_boot_ns);
+    let ago = boot_ns.saturating_sub(since_boot_ns);
+    let ago = SignedDuration::from_nanos(i64::try_from(ago).unwrap_or(0));
+    now.checked_sub(ago).unwrap_or(now)
+}
+
+/// What a refusal means, and what to do instead.
+fn hint(reason: Reason, event: &Event) -> String {
+    match reason {
+        Reason::SocketType => format!(
+            "an agent opens TCP and UDP sockets only; this was family {}, type {}, protocol {}",
+            event.family, event.socket_type, event.protocol
+        ),
+        Reason::DirectConnect => {
+            "direct connections are off; use the proxy that HTTPS_PROXY names".to_owned()
+        }
+        Reason::Datagram => "of UDP only DNS leaves an agent, to the gateway's resolver".to_owned(),
+        Reason::GatewayDown => {
+            "the gateway is gone, or something else is on its port; nothing leaves until it is back"
+                .to_owned()
+        }
+        Reason::NotConfigured => "the programs carry no configuration; reinstall Sluice".to_owned(),
+        Reason::HeaderMalformed
+        | Reason::HeaderOptions
+        | Reason::Fragment
+        | Reason::ExtensionHeader => "only plain packets leave an agent".to_owned(),
+        Reason::Interface | Reason::Destination => {
+            "the packet went elsewhere than to the gateway".to_owned()
+        }
+        Reason::InboundRefused => {
+            "nobody may connect to this agent; see `inbound` in its policy".to_owned()
+        }
+        Reason::FlowTableFull => {
+            "too many connections in the making; try again in a moment".to_owned()
+        }
+        Reason::Gateway
+        | Reason::DeclaredLoopback
+        | Reason::Redirected
+        | Reason::DnsRedirected
+        | Reason::Inbound
+        | Reason::SocketAllowed => "this is no refusal".to_owned(),
+    }
+}

@@ -1,37 +1,55 @@
-//! Probes.
-#[cfg(test)]
-mod tests {
-    use super::super::{cgroup::*, *};
-    #[test]
-    fn raise() {
-        let root = bpffs::root().unwrap();
-        let runs = bpffs::runs_cgroup().unwrap();
-        let run = format!("probe-{}", std::process::id());
-        let agent = Cgroup::create(runs.join(&run).join("agent")).unwrap();
-        let gateway = Cgroup::create(runs.join(&run).join("gateway")).unwrap();
-        let pins = bpffs::Pins::create(&root, &run).unwrap();
-        let spec = AgentSpec::new(&crate::policy::Policy::tmp(), agent.id().unwrap(), 4444);
-        let r = Boundary::raise(&spec, &agent, &gateway, pins);
-        match r {
-            Ok(b) => {
-                for l in std::fs::read_dir(root.join(&run).join("links")).unwrap() {
-                    println!("{:?}", l.unwrap().path());
-                }
-                b.lower().unwrap()
-            }
-            Err(e) => {
-                let mut s: Option<&dyn std::error::Error> = Some(&e);
-                while let Some(x) = s {
-                    println!("E: {x}");
-                    s = x.source();
-                }
-                agent.remove().unwrap();
-                gateway.remove().unwrap();
-                panic!()
-            }
-        }
-        agent.remove().unwrap();
-        gateway.remove().unwrap();
-        Cgroup::adopt(runs.join(&run)).remove().unwrap();
-    }
+//! What this kernel can do, found out by doing it: each program is loaded and attached to a
+//! scratch cgroup. A version number proves nothing, and neither does a configuration file.
+
+use std::fs;
+
+use super::{
+    AGENT_PROGRAMS, BoundaryError, GATEWAY_PROGRAM, boundary::attach_program, cgroup::Cgroup,
+    object, spec::AgentSpec,
+};
+
+/// One program's answer.
+#[derive(Debug)]
+pub struct ProgramProbe {
+    /// Its name.
+    pub program: &'static str,
+    /// Whether the kernel verified and attached it.
+    pub result: Result<(), BoundaryError>,
+}
+
+/// Verifies each program and attaches it to `scratch`, which must have no processes.
+///
+/// Nothing stays attached.
+///
+/// # Errors
+/// If the object as a whole, its maps among it, is refused.
+pub fn programs(scratch: &Cgroup) -> Result<Vec<ProgramProbe>, BoundaryError> {
+    let spec = AgentSpec::shut();
+    let mut ebpf = object::load(spec.config, spec.loopback)?;
+    let cgroup = scratch.open()?;
+    let names = AGENT_PROGRAMS.into_iter().chain([GATEWAY_PROGRAM]);
+    Ok(names
+        .map(|name| ProgramProbe {
+            program: name,
+            result: match ebpf.program_mut(name) {
+                // The link is dropped, and with it the attachment.
+                Some(program) => attach_program(name, program, &cgroup).map(drop),
+                None => Err(BoundaryError::Missing(name)),
+            },
+        })
+        .collect())
+}
+
+/// The active security modules, in their order; empty if they cannot be told.
+#[must_use]
+pub fn security_modules() -> Vec<String> {
+    fs::read_to_string("/sys/kernel/security/lsm")
+        .map(|list| list.trim().split(',').map(str::to_owned).collect())
+        .unwrap_or_default()
+}
+
+/// Whether the kernel carries its own type information.
+#[must_use]
+pub fn has_btf() -> bool {
+    fs::metadata("/sys/kernel/btf/vmlinux").is_ok()
 }

@@ -18,6 +18,14 @@ pub struct AgentSpec {
 }
 
 impl AgentSpec {
+    /// Constants that deny everything, for probing.
+    pub(super) const fn shut() -> Self {
+        Self {
+            config: AgentConfig::SHUT,
+            loopback: [0; LOOPBACK_PORTS_MAX],
+        }
+    }
+
     /// The constants for an agent under `policy` whose gateway listens on `port`.
     #[must_use]
     pub fn new(policy: &Policy, cgroup: u64, port: u16) -> Self {

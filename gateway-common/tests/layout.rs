@@ -1,0 +1,134 @@
+//! The golden layout: `abi.txt` is what crosses the kernel boundary, byte by byte.
+//!
+//! A difference means that [`gateway_common::ABI_VERSION`] goes up. `SLUICE_BLESS=1` writes the
+//! file anew.
+
+use std::{fmt::Write as _, mem};
+
+use gateway_common::{
+    ABI_VERSION, DENIALS_RING_BYTES, LISTENER_MARK, LOOPBACK_PORTS_MAX, TUPLES_MAX,
+    agent::{AgentConfig, LoopbackPorts},
+    endpoint::Endpoint,
+    event::{Event, Fold, Hook},
+    flow::{Flow, Task, Tuple},
+    reason::Reason,
+};
+
+/// Appends a struct's size, alignment, and each field's offset and size.
+macro_rules! layout {
+    ($text:ident, $type:ident, $zero:expr, [$($field:ident),* $(,)?]) => {{
+        let zero: $type = $zero;
+        let (size, align) = (size_of::<$type>(), align_of::<$type>());
+        writeln!($text, "struct {} size {size} align {align}", stringify!($type)).unwrap();
+        // A field that is missing here does not compile.
+        let $type { $($field: _),* } = zero;
+        $(writeln!(
+            $text,
+            "  {:>3} {:>2} {}",
+            mem::offset_of!($type, $field),
+            size_of_val(&zero.$field),
+            stringify!($field)
+        )
+        .unwrap();)*
+    }};
+}
+
+fn dump() -> String {
+    use zerocopy::FromZeros as _;
+    let mut text = String::new();
+    writeln!(text, "abi {ABI_VERSION}").unwrap();
+    writeln!(text, "tuples {TUPLES_MAX}").unwrap();
+    writeln!(text, "denials_ring_bytes {DENIALS_RING_BYTES}").unwrap();
+    writeln!(text, "loopback_ports {LOOPBACK_PORTS_MAX}").unwrap();
+    writeln!(text, "loopback_ports_size {}", size_of::<LoopbackPorts>()).unwrap();
+    writeln!(text, "listener_mark {LISTENER_MARK:#x}").unwrap();
+    layout!(
+        text,
+        AgentConfig,
+        AgentConfig::new_zeroed(),
+        [
+            cgroup,
+            abi,
+            agent,
+            mode,
+            direct,
+            dns,
+            inbound,
+            gateway_port,
+            loopback_count,
+            zero,
+        ]
+    );
+    layout!(
+        text,
+        Endpoint,
+        Endpoint::new_zeroed(),
+        [address, port, zero]
+    );
+    layout!(
+        text,
+        Task,
+        Task::new_zeroed(),
+        [cgroup, tgid, pid, uid, gid, comm]
+    );
+    layout!(
+        text,
+        Flow,
+        Flow::new_zeroed(),
+        [
+            time_ns, cookie, netns, task, original, agent, kind, protocol, zero,
+        ]
+    );
+    layout!(
+        text,
+        Tuple,
+        Tuple::new_zeroed(),
+        [netns, agent, gateway, token, protocol, zero]
+    );
+    layout!(
+        text,
+        Event,
+        Event::new_zeroed(),
+        [
+            abi,
+            cpu,
+            sequence,
+            time_ns,
+            total,
+            cookie,
+            task,
+            source,
+            destination,
+            agent,
+            hook,
+            reason,
+            family,
+            socket_type,
+            protocol,
+            flags,
+            zero,
+        ]
+    );
+    layout!(text, Fold, Fold::new_zeroed(), [total, tokens, topped_ns]);
+    for reason in Reason::ALL {
+        writeln!(text, "reason {:>2} {}", reason.code(), reason.label()).unwrap();
+    }
+    for hook in Hook::ALL {
+        writeln!(text, "hook {:>2} {}", *hook as u16, hook.label()).unwrap();
+    }
+    text
+}
+
+#[test]
+fn the_layout_is_the_golden_one() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/abi.txt");
+    let dump = dump();
+    if std::env::var_os("SLUICE_BLESS").is_some() {
+        std::fs::write(path, &dump).expect("abi.txt is writable");
+    }
+    let golden = std::fs::read_to_string(path).unwrap_or_default();
+    assert_eq!(
+        dump, golden,
+        "the kernel boundary changed: raise ABI_VERSION, then `cargo xtask abi --bless`"
+    );
+}

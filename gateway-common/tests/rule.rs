@@ -1,0 +1,446 @@
+//! The kernel-side rule as a table: each thing allowed beside its nearest neighbour that is not.
+
+use gateway_common::{
+    ABI_VERSION,
+    agent::{
+        AgentConfig, DIRECT_DENY, DIRECT_REDIRECT, DNS_GATEWAY, DNS_OFF, INBOUND_ALLOW,
+        INBOUND_DENY, INBOUND_LOOPBACK, MODE_ENFORCE,
+    },
+    decide::{self, DGRAM, LOOPBACK_INTERFACE, STREAM, Surroundings},
+    endpoint::{Endpoint, LOOPBACK_V4, LOOPBACK_V6, mapped},
+    packet::{Header, TCP, UDP},
+    reason::Reason,
+    verdict::Verdict::{self, Pass, Redirect, Refuse},
+};
+
+const PORT: u16 = 4150;
+
+const fn config() -> AgentConfig {
+    AgentConfig {
+        cgroup: 1,
+        abi: ABI_VERSION,
+        agent: 1,
+        mode: MODE_ENFORCE,
+        direct: DIRECT_REDIRECT,
+        dns: DNS_GATEWAY,
+        inbound: INBOUND_DENY,
+        gateway_port: PORT,
+        loopback_count: 0,
+        zero: 0,
+    }
+}
+
+fn v4(octets: [u8; 4], port: u16) -> Endpoint {
+    Endpoint::new(mapped(u32::from_ne_bytes(octets)), port)
+}
+
+#[test]
+fn sockets() {
+    let table = [
+        (STREAM, 6, Pass(Reason::SocketAllowed)),
+        (DGRAM, 17, Pass(Reason::SocketAllowed)),
+        (STREAM, 262, Refuse(Reason::SocketType)),
+        (STREAM, 132, Refuse(Reason::SocketType)),
+        (DGRAM, 136, Refuse(Reason::SocketType)),
+        (DGRAM, 1, Refuse(Reason::SocketType)),
+        (DGRAM, 58, Refuse(Reason::SocketType)),
+        (3, 1, Refuse(Reason::SocketType)),
+        (3, 255, Refuse(Reason::SocketType)),
+        (STREAM, 17, Refuse(Reason::SocketType)),
+        (DGRAM, 6, Refuse(Reason::SocketType)),
+        (STREAM, 0, Refuse(Reason::SocketType)),
+    ];
+    for (kind, protocol, expected) in table {
+        let verdict = decide::socket(&config(), kind, protocol);
+        assert_eq!(verdict, expected, "type {kind} protocol {protocol}");
+    }
+}
+
+#[test]
+fn calls() {
+    let deny = AgentConfig {
+        direct: DIRECT_DENY,
+        ..config()
+    };
+    let no_dns = AgentConfig {
+        dns: DNS_OFF,
+        ..config()
+    };
+    let outside = v4([192, 0, 2, 1], 443);
+    let resolver = v4([192, 0, 2, 1], 53);
+    let local = Endpoint::new(LOOPBACK_V4, 9229);
+    let gateway = Endpoint::new(LOOPBACK_V4, PORT);
+    let table: &[(&str, AgentConfig, u8, Endpoint, bool, Verdict)] = &[
+        (
+            "redirect",
+            config(),
+            TCP,
+            outside,
+            false,
+            Redirect(Reason::Redirected),
+        ),
+        (
+            "deny",
+            deny,
+            TCP,
+            outside,
+            false,
+            Refuse(Reason::DirectConnect),
+        ),
+        (
+            "datagram",
+            config(),
+            UDP,
+            outside,
+            false,
+            Refuse(Reason::Datagram),
+        ),
+        (
+            "dns",
+            config(),
+            UDP,
+            resolver,
+            false,
+            Redirect(Reason::DnsRedirected),
+        ),
+        (
+            "dns by tcp",
+            config(),
+            TCP,
+            resolver,
+            false,
+            Redirect(Reason::DnsRedirected),
+        ),
+        (
+            "dns in deny mode",
+            deny,
+            UDP,
+            resolver,
+            false,
+            Redirect(Reason::DnsRedirected),
+        ),
+        (
+            "dns off",
+            no_dns,
+            UDP,
+            resolver,
+            false,
+            Refuse(Reason::Datagram),
+        ),
+        (
+            "dns off by tcp",
+            no_dns,
+            TCP,
+            resolver,
+            false,
+            Refuse(Reason::DirectConnect),
+        ),
+        ("gateway", deny, TCP, gateway, false, Pass(Reason::Gateway)),
+        (
+            "gateway by v6",
+            deny,
+            TCP,
+            Endpoint::new(LOOPBACK_V6, PORT),
+            false,
+            Pass(Reason::Gateway),
+        ),
+        (
+            "gateway's dns",
+            deny,
+            UDP,
+            gateway,
+            false,
+            Pass(Reason::Gateway),
+        ),
+        (
+            "another loopback address",
+            deny,
+            TCP,
+            v4([127, 0, 0, 2], PORT),
+            false,
+            Refuse(Reason::DirectConnect),
+        ),
+        (
+            "any address",
+            deny,
+            TCP,
+            v4([0, 0, 0, 0], PORT),
+            false,
+            Refuse(Reason::DirectConnect),
+        ),
+        (
+            "declared",
+            deny,
+            TCP,
+            local,
+            true,
+            Pass(Reason::DeclaredLoopback),
+        ),
+        (
+            "not declared",
+            deny,
+            TCP,
+            local,
+            false,
+            Refuse(Reason::DirectConnect),
+        ),
+        (
+            "declared elsewhere",
+            deny,
+            TCP,
+            v4([192, 0, 2, 1], 9229),
+            true,
+            Refuse(Reason::DirectConnect),
+        ),
+        (
+            "declared by udp",
+            deny,
+            UDP,
+            local,
+            true,
+            Refuse(Reason::Datagram),
+        ),
+        (
+            "other protocol",
+            config(),
+            132,
+            outside,
+            false,
+            Refuse(Reason::SocketType),
+        ),
+        (
+            "other protocol to the gateway",
+            config(),
+            132,
+            gateway,
+            false,
+            Refuse(Reason::SocketType),
+        ),
+    ];
+    for (name, config, protocol, destination, declared, expected) in table {
+        let verdict = decide::connect(config, *protocol, destination, *declared);
+        assert_eq!(verdict, *expected, "{name}");
+    }
+}
+
+#[test]
+fn packets() {
+    let gateway = Endpoint::new(LOOPBACK_V4, PORT);
+    let here = Endpoint::new(LOOPBACK_V4, 40_000);
+    let outside = v4([192, 0, 2, 1], 443);
+    let inbound = |inbound| AgentConfig {
+        inbound,
+        ..config()
+    };
+    let (lo, eth) = (LOOPBACK_INTERFACE, 2);
+    // Name, config, protocol, other end, interface, passive, declared, leaving, arriving.
+    let refused = (Refuse(Reason::Destination), Refuse(Reason::InboundRefused));
+    let off_loopback = (Refuse(Reason::Interface), Refuse(Reason::InboundRefused));
+    let both = |reason| (Pass(reason), Pass(reason));
+    type Row = (
+        &'static str,
+        AgentConfig,
+        u8,
+        Endpoint,
+        u32,
+        bool,
+        bool,
+        (Verdict, Verdict),
+    );
+    let table: &[Row] = &[
+        (
+            "gateway",
+            config(),
+            TCP,
+            gateway,
+            lo,
+            false,
+            false,
+            both(Reason::Gateway),
+        ),
+        (
+            "gateway's dns",
+            config(),
+            UDP,
+            gateway,
+            lo,
+            false,
+            false,
+            both(Reason::Gateway),
+        ),
+        (
+            "gateway's address elsewhere",
+            config(),
+            TCP,
+            gateway,
+            eth,
+            false,
+            false,
+            off_loopback,
+        ),
+        (
+            "outside",
+            config(),
+            TCP,
+            outside,
+            eth,
+            false,
+            false,
+            off_loopback,
+        ),
+        (
+            "outside by loopback",
+            config(),
+            TCP,
+            outside,
+            lo,
+            false,
+            false,
+            refused,
+        ),
+        (
+            "other local port",
+            config(),
+            TCP,
+            here,
+            lo,
+            false,
+            false,
+            refused,
+        ),
+        (
+            "declared",
+            config(),
+            TCP,
+            here,
+            lo,
+            false,
+            true,
+            both(Reason::DeclaredLoopback),
+        ),
+        (
+            "declared by udp",
+            config(),
+            UDP,
+            here,
+            lo,
+            false,
+            true,
+            refused,
+        ),
+        (
+            "passive, inbound denied",
+            config(),
+            TCP,
+            here,
+            lo,
+            true,
+            false,
+            refused,
+        ),
+        (
+            "passive, loopback",
+            inbound(INBOUND_LOOPBACK),
+            TCP,
+            here,
+            lo,
+            true,
+            false,
+            both(Reason::Inbound),
+        ),
+        (
+            "passive, loopback only",
+            inbound(INBOUND_LOOPBACK),
+            TCP,
+            outside,
+            eth,
+            true,
+            false,
+            off_loopback,
+        ),
+        (
+            "active, loopback",
+            inbound(INBOUND_LOOPBACK),
+            TCP,
+            here,
+            lo,
+            false,
+            false,
+            refused,
+        ),
+        (
+            "passive, allowed",
+            inbound(INBOUND_ALLOW),
+            TCP,
+            outside,
+            eth,
+            true,
+            false,
+            both(Reason::Inbound),
+        ),
+        (
+            "active, allowed",
+            inbound(INBOUND_ALLOW),
+            TCP,
+            outside,
+            eth,
+            false,
+            false,
+            off_loopback,
+        ),
+        (
+            "datagram, allowed",
+            inbound(INBOUND_ALLOW),
+            UDP,
+            outside,
+            eth,
+            true,
+            false,
+            off_loopback,
+        ),
+    ];
+    for (name, config, protocol, peer, interface, passive, declared, (out, back)) in table {
+        let around = Surroundings {
+            interface: *interface,
+            passive: *passive,
+            declared: *declared,
+        };
+        let header = |source, destination| Header {
+            source,
+            destination,
+            protocol: *protocol,
+        };
+        let leaving = decide::egress(config, &header(here, *peer), around);
+        assert_eq!(leaving, *out, "{name}, leaving");
+        let arriving = decide::ingress(config, &header(*peer, here), around);
+        assert_eq!(arriving, *back, "{name}, arriving");
+    }
+}
+
+/// What nobody configured, or another build did, lets nothing through anywhere.
+#[test]
+fn no_configuration_is_a_refusal() {
+    let other_abi = AgentConfig {
+        abi: ABI_VERSION + 1,
+        ..config()
+    };
+    for config in [AgentConfig::SHUT, other_abi] {
+        let gateway = Endpoint::new(LOOPBACK_V4, config.gateway_port);
+        let header = Header {
+            source: gateway,
+            destination: gateway,
+            protocol: TCP,
+        };
+        let around = Surroundings {
+            interface: LOOPBACK_INTERFACE,
+            passive: true,
+            declared: true,
+        };
+        let shut = Refuse(Reason::NotConfigured);
+        assert_eq!(decide::socket(&config, STREAM, 6), shut);
+        assert_eq!(decide::connect(&config, TCP, &gateway, true), shut);
+        assert_eq!(decide::egress(&config, &header, around), shut);
+        assert_eq!(decide::ingress(&config, &header, around), shut);
+        assert!(!config.observes());
+    }
+}
