@@ -1,12 +1,12 @@
 //! Newtypes for what crosses a boundary. Parse once; no raw bytes of a peer go further.
 
-use std::{
-    fmt,
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-};
+use std::{fmt, net::SocketAddr, sync::Arc};
 
 use serde::{Serialize, Serializer};
+
+mod host;
+
+pub use host::{BadHost, Host, HostName};
 
 /// Name of an agent, as its policy gives it: 1 to 63 of `a-z 0-9 . _ -`, starting with a letter
 /// or digit.
@@ -96,34 +96,3 @@ pub struct PeerAddr(pub SocketAddr);
 /// The address an agent asked for before the kernel half redirected it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct OrigDst(pub SocketAddr);
-
-/// A DNS name in the one form that policy compares: lower case, IDNA A-labels, no trailing dot,
-/// at most 253 octets, labels of 1 to 63.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
-pub struct HostName(Arc<str>);
-
-/// What a request names as its host: a DNS name or an address, in whatever spelling it came.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub enum Host {
-    /// A DNS name.
-    Name(HostName),
-    /// An address. IPv4-mapped IPv6 is written as IPv4.
-    Address(IpAddr),
-}
-
-/// Why a host is not one.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum BadHost {
-    /// Nothing there.
-    #[error("the host is empty")]
-    Empty,
-    /// Over 253 octets, or a label over 63 or empty.
-    #[error("the host name or one of its labels has the wrong length")]
-    Length,
-    /// Characters that no host name has, or IDNA that does not decode.
-    #[error("the host name has characters that no host name has")]
-    Characters,
-    /// A number that might be read as an address, in a spelling that only some software reads.
-    #[error("the host is a number but no plain address")]
-    AmbiguousAddress,
-}

@@ -2,11 +2,193 @@
 //!
 //! Pure: no I/O but reading the file it is given, no clock, no tokio, no aya.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    sync::Arc,
+};
 
 use serde::Serialize;
 
-use crate::names::{Host, HostName, RuleId};
+use crate::{
+    identity::Assurance,
+    names::{AgentId, Host, HostName, PolicyDigest, RuleId},
+};
+
+mod address;
+mod decide;
+mod fault;
+mod hint;
+mod host_pattern;
+mod index;
+mod load;
+mod path_pattern;
+mod pin;
+mod query;
+mod report;
+mod rule;
+mod settings;
+
+pub use address::{AddressClass, classify};
+pub use fault::{Fault, Severity};
+pub use host_pattern::{BadPattern, HostPattern};
+pub use path_pattern::{BadPath, PathPattern};
+pub use query::{BadQuery, Query};
+pub use report::{Place, PolicyErrors, Problem};
+pub use rule::{Outcome, Rule, Target, Traffic};
+pub use settings::{Direct, Dns, DnsMode, Inbound, Mode, Network, Upstream};
+
+use index::Index;
+
+/// The policy that allows nothing, for an agent that was given none.
+const LOCKED_DOWN: &str = include_str!("../../policies/locked-down.toml");
+
+/// A policy as it decides. Cheap to clone and to share.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    inner: Arc<Compiled>,
+    mode: Mode,
+}
+
+/// What a file was compiled to.
+#[derive(Debug)]
+struct Compiled {
+    digest: PolicyDigest,
+    agent: AgentId,
+    mode: Mode,
+    assurance: Assurance,
+    network: Network,
+    dns: Dns,
+    upstream: Upstream,
+    rules: Vec<Rule>,
+    index: Index,
+    warnings: PolicyErrors,
+}
+
+impl Policy {
+    /// Reads and compiles a file.
+    ///
+    /// # Errors
+    /// [`PolicyErrors`] with all that is wrong with it, or why it could not be read.
+    pub fn load(path: &Path) -> Result<Self, PolicyErrors> {
+        load::file(path)
+    }
+
+    /// Compiles a text; `name` stands for the file in errors.
+    ///
+    /// # Errors
+    /// [`PolicyErrors`] with all that is wrong with it.
+    pub fn parse(name: &str, text: &str) -> Result<Self, PolicyErrors> {
+        load::bytes(name, text.as_bytes())
+    }
+
+    /// The shipped policy that allows nothing.
+    #[must_use]
+    pub fn locked_down() -> Self {
+        Self::parse("locked-down.toml", LOCKED_DOWN).expect("a test parses the shipped policies")
+    }
+
+    /// Whom it governs.
+    #[must_use]
+    pub fn agent(&self) -> &AgentId {
+        &self.inner.agent
+    }
+
+    /// SHA-256 over the file's bytes.
+    #[must_use]
+    pub fn digest(&self) -> PolicyDigest {
+        self.inner.digest
+    }
+
+    /// Whether refusals are carried out.
+    #[must_use]
+    pub const fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// The same policy, recording refusals instead of carrying them out.
+    #[must_use]
+    pub fn with_observe(mut self) -> Self {
+        self.mode = Mode::Observe;
+        self
+    }
+
+    /// The weakest boundary under which the agent may start. Default: confined.
+    #[must_use]
+    pub fn assurance(&self) -> Assurance {
+        self.inner.assurance
+    }
+
+    /// What the kernel half does.
+    #[must_use]
+    pub fn network(&self) -> &Network {
+        &self.inner.network
+    }
+
+    /// Which DNS questions are answered.
+    #[must_use]
+    pub fn dns(&self) -> &Dns {
+        &self.inner.dns
+    }
+
+    /// How the gateway reaches what it dials.
+    #[must_use]
+    pub fn upstream(&self) -> &Upstream {
+        &self.inner.upstream
+    }
+
+    /// The rules, in the order of the file.
+    #[must_use]
+    pub fn rules(&self) -> &[Rule] {
+        &self.inner.rules
+    }
+
+    /// What is odd about the policy, though not wrong.
+    #[must_use]
+    pub fn warnings(&self) -> &PolicyErrors {
+        &self.inner.warnings
+    }
+
+    /// Names that raw TCP rules name exactly with this port: a raw connection is recognised by
+    /// the addresses that they have.
+    pub fn tcp_names(&self, port: u16) -> impl Iterator<Item = &HostName> {
+        self.inner.index.tcp_names(port)
+    }
+
+    /// Whether some raw TCP rule names hosts of this port by a wildcard, so that only names that
+    /// the agent asked for can tell whether it applies.
+    #[must_use]
+    pub fn tcp_pattern_possible(&self, port: u16) -> bool {
+        self.inner.index.has_tcp_wildcard(port)
+    }
+
+    /// Whether some rule over HTTP and TLS covers this port, so that the first bytes are worth
+    /// waiting for.
+    #[must_use]
+    pub fn sniffs(&self, port: u16) -> bool {
+        self.inner.index.has_web(port)
+    }
+}
+
+/// Why a request is decided so.
+#[derive(Clone, Debug)]
+pub struct Explanation {
+    /// The decision.
+    pub decision: Decision,
+    /// Every rule, in the order of the file, and how far the request got with it.
+    pub tried: Vec<Tried>,
+}
+
+/// A rule that was tried.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Tried {
+    /// The rule.
+    pub rule: RuleId,
+    /// How far the request got.
+    pub outcome: Outcome,
+    /// The same in words, to be read after "the rule".
+    pub finding: String,
+}
 
 /// What an agent asks for.
 #[derive(Clone, Debug)]
@@ -50,6 +232,20 @@ pub enum Request<'a> {
         /// Record type number.
         record_type: u16,
     },
+}
+
+impl Request<'_> {
+    /// The port, of anything but a DNS question.
+    #[must_use]
+    pub const fn port(&self) -> Option<u16> {
+        match self {
+            Self::Connect { port, .. } | Self::Http { port, .. } | Self::Tls { port, .. } => {
+                Some(*port)
+            }
+            Self::Tcp { destination, .. } => Some(destination.port()),
+            Self::Dns { .. } => None,
+        }
+    }
 }
 
 /// Why policy refuses. Labels are stable and reach the agent and the audit record.
@@ -122,9 +318,18 @@ pub enum Decision {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Grant {
     rule: Option<RuleId>,
-    private: bool,
-    named_addresses: Vec<IpAddr>,
+    private: Option<PrivateLeave>,
+    /// Whether unfit addresses pass.
+    observes: bool,
     observed: Option<Denial>,
+}
+
+/// What `private = true` on a rule that allows the request adds.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct PrivateLeave {
+    rule: RuleId,
+    /// Addresses that the rule itself names.
+    named: Arc<[IpAddr]>,
 }
 
 /// Leave to dial exactly these addresses. Only [`Grant::pin`] makes one.

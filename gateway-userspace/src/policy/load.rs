@@ -1,0 +1,146 @@
+//! From the bytes of a file to a [`Policy`]: everything that is wrong is found in one go.
+//!
+//! Each key is read by serde on its own rather than a struct at a time, since serde stops at the
+//! first error. A key that is not in [`schema`] is an error, as with `deny_unknown_fields`.
+
+use std::{fs::File, io::Read as _, path::Path, sync::Arc};
+
+use sha2::{Digest as _, Sha256};
+use toml::{Spanned, de::DeTable};
+
+use super::{
+    Compiled, Fault, Mode, Policy, PolicyErrors,
+    fault::FILE_MAX,
+    index::Index,
+    report::{Problems, is_hidden},
+};
+use crate::names::{AgentId, PolicyDigest};
+
+mod egress;
+mod reader;
+mod schema;
+mod sections;
+mod shadow;
+
+use reader::Section;
+
+/// Reads and compiles a file.
+pub(super) fn file(path: &Path) -> Result<Policy, PolicyErrors> {
+    let name = path.display().to_string();
+    let mut bytes = Vec::new();
+    let read = File::open(path)
+        // One byte more than allowed tells a file that is too large, however long it is.
+        .and_then(|file| file.take(FILE_MAX as u64 + 1).read_to_end(&mut bytes));
+    match read {
+        Ok(_) => self::bytes(&name, &bytes),
+        Err(error) => Err(whole(&name, Fault::Unreadable(error))),
+    }
+}
+
+/// Compiles what a file holds.
+pub(super) fn bytes(name: &str, bytes: &[u8]) -> Result<Policy, PolicyErrors> {
+    if bytes.len() > FILE_MAX {
+        return Err(whole(name, Fault::TooLarge));
+    }
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return Err(whole(name, Fault::NotUtf8));
+    };
+    let digest = PolicyDigest(Sha256::digest(bytes).into());
+    let mut problems = Problems::default();
+    let compiled = document(text, &mut problems).and_then(|document| {
+        // Warnings are about a policy that works.
+        compile(document, digest, &mut problems)
+    });
+    let has_errors = problems.has_errors();
+    let problems = problems.finish(name, text);
+    match compiled {
+        Some(mut compiled) if !has_errors => {
+            compiled.warnings = problems;
+            Ok(Policy {
+                mode: compiled.mode,
+                inner: Arc::new(compiled),
+            })
+        }
+        Some(_) | None => Err(problems),
+    }
+}
+
+fn whole(name: &str, fault: Fault) -> PolicyErrors {
+    let mut problems = Problems::default();
+    problems.add_whole(fault);
+    problems.finish(name, "")
+}
+
+/// Parses TOML. Where that fails, what could be read is not looked into: most of what one would
+/// find there follows from the first error.
+fn document<'i>(text: &'i str, problems: &mut Problems) -> Option<Spanned<DeTable<'i>>> {
+    for (at, c) in text.char_indices() {
+        if is_hidden(c) && !matches!(c, '\n' | '\t' | '\r') {
+            problems.add(Fault::Hidden(c), at..at + c.len_utf8());
+        }
+    }
+    if problems.has_errors() {
+        return None;
+    }
+    let (document, errors) = DeTable::parse_recoverable(text);
+    for error in errors {
+        let fault = Fault::Syntax(error.message().to_owned());
+        match error.span() {
+            Some(span) => problems.add(fault, span),
+            None => problems.add_whole(fault),
+        }
+    }
+    (!problems.has_errors()).then_some(document)
+}
+
+fn compile(
+    document: Spanned<DeTable<'_>>,
+    digest: PolicyDigest,
+    problems: &mut Problems,
+) -> Option<Compiled> {
+    let mut root = Section::new(document, &schema::ROOT, problems);
+    if let Some(schema) = root.require::<i64>("schema", problems)
+        && *schema.get_ref() != 1
+    {
+        problems.add(Fault::Schema(*schema.get_ref()), schema.span());
+    }
+    let agent = root.require::<String>("agent", problems).and_then(|name| {
+        AgentId::parse(name.get_ref())
+            .map_err(|bad| problems.add(bad, name.span()))
+            .ok()
+    });
+    let mode: Mode = root.word("mode", problems);
+    let assurance = root.word("assurance", problems);
+    let network = sections::network(
+        root.section("network", &schema::NETWORK, problems),
+        problems,
+    );
+    let dns = sections::dns(root.section("dns", &schema::DNS, problems), problems);
+    let statics = sections::resolve(
+        root.section("upstream", &schema::UPSTREAM, problems),
+        problems,
+    );
+    let drafts = egress::rules(root.sections("egress", &schema::EGRESS, problems), problems);
+    if problems.has_errors() {
+        return None;
+    }
+    let (rules, places): (Vec<_>, Vec<_>) = drafts
+        .into_iter()
+        .map(|draft| (draft.rule, draft.place))
+        .unzip();
+    let index = Index::new(&rules);
+    shadow::warn(&rules, &places, &index, problems);
+    let upstream = sections::upstream(statics, &rules, &index, problems);
+    Some(Compiled {
+        digest,
+        agent: agent?,
+        mode,
+        assurance,
+        network,
+        dns,
+        upstream,
+        rules,
+        index,
+        warnings: Problems::default().finish("", ""),
+    })
+}

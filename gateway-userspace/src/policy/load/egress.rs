@@ -1,0 +1,275 @@
+//! `[[egress]]`: from a table to a [`Rule`].
+
+use std::{collections::HashMap, net::IpAddr, ops::Range, sync::Arc};
+
+use toml::Spanned;
+
+use super::{
+    reader::Section,
+    sections::{duplicate, ports},
+};
+use crate::{
+    names::RuleId,
+    policy::{
+        BadPattern, Fault, HostPattern, PathPattern, Rule, Target, Traffic,
+        address::{AddressClass, classify},
+        fault::RULES_MAX,
+        report::Problems,
+    },
+};
+
+/// Ports of a rule with `hosts` that names none.
+const DEFAULT_PORTS: [u16; 2] = [80, 443];
+/// The port where TLS is for certain.
+const HTTPS: u16 = 443;
+/// Bytes of the longest HTTP method that a rule may name.
+const METHOD_MAX: usize = 32;
+
+/// A rule, and where its name is in the file.
+pub(super) struct Draft {
+    pub(super) rule: Rule,
+    pub(super) place: Range<usize>,
+}
+
+pub(super) fn rules(sections: Vec<Section<'_>>, problems: &mut Problems) -> Vec<Draft> {
+    if let Some(first) = sections.get(RULES_MAX) {
+        problems.add(Fault::TooManyRules, first.span());
+        return Vec::new();
+    }
+    let mut seen: HashMap<RuleId, Range<usize>> = HashMap::new();
+    let mut drafts = Vec::with_capacity(sections.len());
+    for mut section in sections {
+        let id = id(&mut section, problems);
+        if let Some((id, span)) = &id
+            && let Some(first) = seen.insert(id.clone(), span.clone())
+        {
+            let fault = Fault::DuplicateId(id.to_string());
+            problems.add_with(fault, span.clone(), (first, "first here"));
+        }
+        // Read on whatever the name is: all that is wrong is to be found.
+        let (targets, traffic, private) = body(section, problems);
+        let Some((id, place)) = id else { continue };
+        let rule = Rule {
+            id,
+            targets,
+            traffic,
+            private,
+        };
+        drafts.push(Draft { rule, place });
+    }
+    drafts
+}
+
+fn id(section: &mut Section<'_>, problems: &mut Problems) -> Option<(RuleId, Range<usize>)> {
+    let text = section.require::<String>("id", problems)?;
+    match RuleId::parse(text.get_ref()) {
+        Ok(id) => Some((id, text.span())),
+        Err(bad) => {
+            problems.add(bad, text.span());
+            None
+        }
+    }
+}
+
+type Body = (Vec<Target>, Traffic, Option<Arc<[IpAddr]>>);
+
+fn body(mut section: Section<'_>, problems: &mut Problems) -> Body {
+    let (web, tcp) = (section.has("hosts"), section.has("tcp"));
+    let whole = section.span();
+    match (web, tcp) {
+        (true, true) => problems.add(Fault::TwoTargets, whole),
+        (false, false) => problems.add(Fault::NoTarget, whole),
+        (true, false) | (false, true) => {}
+    }
+    let private = section
+        .take::<bool>("private", problems)
+        .is_some_and(Spanned::into_inner);
+    let (targets, traffic) = if tcp {
+        over_tcp(&mut section, private, problems)
+    } else {
+        over_web(&mut section, private, problems)
+    };
+    let private = private.then(|| {
+        let named = targets.iter().filter_map(|target| match &target.hosts {
+            HostPattern::Exact(host) => host.address(),
+            HostPattern::Child(_) | HostPattern::Descendant(_) => None,
+        });
+        named.collect()
+    });
+    (targets, traffic, private)
+}
+
+fn over_tcp(
+    section: &mut Section<'_>,
+    private: bool,
+    problems: &mut Problems,
+) -> (Vec<Target>, Traffic) {
+    for key in ["ports", "methods", "paths"] {
+        if let Some(value) = section.take_value(key) {
+            problems.add(Fault::NotForTcp(key), value.span());
+        }
+    }
+    let entries = list(section, "tcp", parse_host_port, problems);
+    let targets = entries.into_iter().map(|(span, (hosts, port))| {
+        check_address(&hosts, private, span, problems);
+        Target {
+            hosts,
+            ports: [port].into(),
+        }
+    });
+    (targets.collect(), Traffic::Tcp)
+}
+
+fn over_web(
+    section: &mut Section<'_>,
+    private: bool,
+    problems: &mut Problems,
+) -> (Vec<Target>, Traffic) {
+    let ports = web_ports(section, problems);
+    let methods = list(section, "methods", parse_method, problems);
+    let paths = list(section, "paths", parse_path, problems);
+    let hosts = list(section, "hosts", parse_host, problems);
+    let targets = hosts.into_iter().map(|(span, hosts)| {
+        check_address(&hosts, private, span, problems);
+        Target {
+            hosts,
+            ports: ports.clone(),
+        }
+    });
+    let targets = targets.collect();
+    let traffic = Traffic::Web {
+        methods: methods.into_iter().map(|(_, method)| method).collect(),
+        paths: paths.into_iter().map(|(_, path)| path).collect(),
+    };
+    (targets, traffic)
+}
+
+/// The ports of a rule with `hosts`. Methods and paths go only with ports that are written out
+/// and are not HTTPS: what TLS hides cannot be held to them.
+fn web_ports(section: &mut Section<'_>, problems: &mut Problems) -> Arc<[u16]> {
+    let hidden = ["methods", "paths"]
+        .into_iter()
+        .find(|key| section.has(key));
+    let limit = hidden.and_then(|key| section.value(key).map(|value| (key, value.span())));
+    if !section.has("ports") {
+        if let Some((key, span)) = limit {
+            problems.add(Fault::HiddenByDefault(key), span);
+        }
+        return DEFAULT_PORTS.into();
+    }
+    let Some(list) = section.take::<Vec<Spanned<i64>>>("ports", problems) else {
+        return DEFAULT_PORTS.into();
+    };
+    if list.get_ref().is_empty() {
+        problems.add(Fault::Empty("ports"), list.span());
+    }
+    let https = list
+        .get_ref()
+        .iter()
+        .find(|port| *port.get_ref() == i64::from(HTTPS));
+    if let (Some((key, _)), Some(port)) = (limit, https) {
+        problems.add(Fault::HiddenByTls(key), port.span());
+    }
+    ports("ports", list.get_ref(), problems).into()
+}
+
+/// The entries of a list of strings, with their places. What does not parse, and what is there
+/// twice, is reported.
+fn list<T: PartialEq>(
+    section: &mut Section<'_>,
+    key: &'static str,
+    parse: fn(&str) -> Result<(String, T), Fault>,
+    problems: &mut Problems,
+) -> Vec<(Range<usize>, T)> {
+    let Some(list) = section.take::<Vec<Spanned<String>>>(key, problems) else {
+        return Vec::new();
+    };
+    if list.get_ref().is_empty() {
+        problems.add(Fault::Empty(key), list.span());
+    }
+    let mut seen: HashMap<String, Range<usize>> = HashMap::new();
+    let mut entries = Vec::with_capacity(list.get_ref().len());
+    for entry in list.get_ref() {
+        match parse(entry.get_ref()) {
+            Ok((normal, value)) => {
+                if let Some(first) = seen.insert(normal.clone(), entry.span()) {
+                    duplicate(key, normal, entry.span(), first, problems);
+                }
+                entries.push((entry.span(), value));
+            }
+            Err(fault) => problems.add(fault, entry.span()),
+        }
+    }
+    entries
+}
+
+fn parse_host(text: &str) -> Result<(String, HostPattern), Fault> {
+    let bad = |bad| Fault::Host {
+        text: text.to_owned(),
+        bad,
+    };
+    let pattern = HostPattern::parse(text).map_err(bad)?;
+    Ok((pattern.to_string(), pattern))
+}
+
+fn parse_host_port(text: &str) -> Result<(String, (HostPattern, u16)), Fault> {
+    let not_one = || Fault::HostPort(text.to_owned());
+    let (host, port) = text.rsplit_once(':').ok_or_else(not_one)?;
+    // Without brackets, the last group of an IPv6 address would pass for a port.
+    if host.contains(':') && !host.starts_with('[') {
+        return Err(not_one());
+    }
+    if !port.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(not_one());
+    }
+    let port = match port.parse::<u16>() {
+        Ok(port) if port != 0 => port,
+        Ok(_) | Err(_) => return Err(Fault::Port(port.to_owned())),
+    };
+    let (normal, hosts) = match parse_host(host) {
+        Ok(parsed) => parsed,
+        Err(Fault::Host {
+            bad: BadPattern::Port | BadPattern::Url,
+            ..
+        }) => return Err(not_one()),
+        Err(fault) => return Err(fault),
+    };
+    Ok((format!("{normal}:{port}"), (hosts, port)))
+}
+
+fn parse_method(text: &str) -> Result<(String, Box<str>), Fault> {
+    let fits = |b: u8| b.is_ascii_uppercase() || matches!(b, b'-' | b'_');
+    if !(1..=METHOD_MAX).contains(&text.len()) || !text.bytes().all(fits) {
+        return Err(Fault::Method(text.to_owned()));
+    }
+    if text == "CONNECT" {
+        return Err(Fault::MethodConnect);
+    }
+    Ok((text.to_owned(), text.into()))
+}
+
+fn parse_path(text: &str) -> Result<(String, PathPattern), Fault> {
+    let pattern = PathPattern::parse(text).map_err(|bad| Fault::Path {
+        text: text.to_owned(),
+        bad,
+    })?;
+    Ok((text.to_owned(), pattern))
+}
+
+/// A rule that names an address which it cannot reach would never hold.
+fn check_address(hosts: &HostPattern, private: bool, span: Range<usize>, problems: &mut Problems) {
+    let HostPattern::Exact(host) = hosts else {
+        return;
+    };
+    let Some(address) = host.address() else {
+        return;
+    };
+    match classify(address) {
+        AddressClass::Public => {}
+        AddressClass::Never => problems.add(Fault::NoDestination(address), span),
+        AddressClass::Private | AddressClass::Metadata if private => {}
+        AddressClass::Private | AddressClass::Metadata => {
+            problems.add(Fault::NotPublic(address), span);
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! `[network]`, `[dns]` and `[upstream]`.
+
+use std::{collections::HashMap, net::IpAddr, ops::Range};
+
+use gateway_common::LOOPBACK_PORTS_MAX;
+use toml::{Spanned, de::DeValue};
+
+use super::{
+    reader::{Section, not_a},
+    schema,
+};
+use crate::{
+    names::HostName,
+    policy::{
+        Dns, Fault, Network, Rule, Upstream, index::Index, report::Problems, settings::record_type,
+    },
+};
+
+pub(super) fn network(mut section: Section<'_>, problems: &mut Problems) -> Network {
+    Network {
+        direct: section.word("direct", problems),
+        inbound: section.word("inbound", problems),
+        loopback: loopback(section, problems),
+    }
+}
+
+fn loopback(mut section: Section<'_>, problems: &mut Problems) -> Vec<u16> {
+    let is_self = |value: &Spanned<DeValue<'_>>| value.get_ref().as_str() == Some("self");
+    let found = match section.value("loopback") {
+        Some(value) if is_self(value) => Some(value.span()),
+        Some(value) => {
+            let entries = value.get_ref().as_array().into_iter().flatten();
+            entries
+                .into_iter()
+                .find(|entry| is_self(entry))
+                .map(Spanned::span)
+        }
+        None => None,
+    };
+    if let Some(span) = found {
+        let fault = Fault::NotBuilt {
+            name: "self".into(),
+            instead: schema::LOOPBACK_SELF,
+        };
+        problems.add(fault, span);
+        return Vec::new();
+    }
+    let Some(list) = section.take::<Vec<Spanned<i64>>>("loopback", problems) else {
+        return Vec::new();
+    };
+    if list.get_ref().len() > LOOPBACK_PORTS_MAX {
+        problems.add(Fault::TooManyLoopback, list.span());
+    }
+    ports("loopback", list.get_ref(), problems)
+}
+
+/// Ports in ascending order. Those that are no ports and those that are there twice are reported.
+pub(super) fn ports(key: &'static str, list: &[Spanned<i64>], problems: &mut Problems) -> Vec<u16> {
+    let mut seen: HashMap<u16, Range<usize>> = HashMap::new();
+    for entry in list {
+        let port = match u16::try_from(*entry.get_ref()) {
+            Ok(port) if port != 0 => port,
+            Ok(_) | Err(_) => {
+                problems.add(Fault::Port(entry.get_ref().to_string()), entry.span());
+                continue;
+            }
+        };
+        if let Some(first) = seen.insert(port, entry.span()) {
+            duplicate(key, port.to_string(), entry.span(), first, problems);
+        }
+    }
+    let mut ports: Vec<u16> = seen.into_keys().collect();
+    ports.sort_unstable();
+    ports
+}
+
+pub(super) fn duplicate(
+    key: &'static str,
+    entry: String,
+    span: Range<usize>,
+    first: Range<usize>,
+    problems: &mut Problems,
+) {
+    let fault = Fault::DuplicateEntry { key, entry };
+    problems.add_with(fault, span, (first, "first here"));
+}
+
+pub(super) fn dns(mut section: Section<'_>, problems: &mut Problems) -> Dns {
+    let mode = section.word("mode", problems);
+    let Some(list) = section.take::<Vec<Spanned<String>>>("deny_types", problems) else {
+        return Dns {
+            mode,
+            deny_types: Dns::DENY_TYPES.to_vec(),
+        };
+    };
+    let mut seen: HashMap<u16, Range<usize>> = HashMap::new();
+    for entry in list.get_ref() {
+        let text = entry.get_ref();
+        let Some(number) = record_type(text) else {
+            problems.add(Fault::RecordType(text.clone()), entry.span());
+            continue;
+        };
+        if let Some(first) = seen.insert(number, entry.span()) {
+            duplicate("deny_types", text.clone(), entry.span(), first, problems);
+        }
+    }
+    Dns {
+        mode,
+        deny_types: seen.into_keys().collect(),
+    }
+}
+
+/// A static name as it was read.
+pub(super) struct Static {
+    name: HostName,
+    span: Range<usize>,
+    addresses: Vec<IpAddr>,
+}
+
+/// `resolve` of `[upstream]`.
+pub(super) fn resolve(mut section: Section<'_>, problems: &mut Problems) -> Vec<Static> {
+    let Some(value) = section.take_value("resolve") else {
+        return Vec::new();
+    };
+    let span = value.span();
+    let table = match value.into_inner() {
+        DeValue::Table(table) => table,
+        other => {
+            problems.add(section.wrong_type("resolve", &not_a("table", &other)), span);
+            return Vec::new();
+        }
+    };
+    let mut seen: HashMap<HostName, Range<usize>> = HashMap::new();
+    let mut statics = Vec::new();
+    for (key, value) in table {
+        let span = key.span();
+        let addresses = addresses(&section, value, problems);
+        let name = match HostName::parse(key.get_ref()) {
+            Ok(name) => name,
+            Err(bad) => {
+                let text = key.into_inner().into_owned();
+                problems.add(Fault::StaticName { text, bad }, span);
+                continue;
+            }
+        };
+        if let Some(first) = seen.insert(name.clone(), span.clone()) {
+            duplicate("resolve", name.to_string(), span.clone(), first, problems);
+        }
+        statics.push(Static {
+            name,
+            span,
+            addresses,
+        });
+    }
+    statics
+}
+
+/// One address, or a list of them.
+fn addresses(
+    section: &Section<'_>,
+    value: Spanned<DeValue<'_>>,
+    problems: &mut Problems,
+) -> Vec<IpAddr> {
+    let span = value.span();
+    let entries = match value.into_inner() {
+        DeValue::Array(entries) => entries.into_iter().collect(),
+        single => vec![Spanned::new(span.clone(), single)],
+    };
+    if entries.is_empty() {
+        problems.add(Fault::Empty("resolve"), span);
+    }
+    let mut seen: HashMap<IpAddr, Range<usize>> = HashMap::new();
+    let mut addresses = Vec::with_capacity(entries.len());
+    for entry in entries {
+        let span = entry.span();
+        let Some(text) = entry.get_ref().as_str() else {
+            let message = not_a("string", entry.get_ref());
+            problems.add(section.wrong_type("resolve", &message), span);
+            continue;
+        };
+        let Ok(address) = text.parse::<IpAddr>() else {
+            problems.add(Fault::StaticAddress(text.to_owned()), span);
+            continue;
+        };
+        let address = address.to_canonical();
+        match seen.insert(address, span.clone()) {
+            Some(first) => duplicate("resolve", address.to_string(), span, first, problems),
+            None => addresses.push(address),
+        }
+    }
+    addresses
+}
+
+/// Settles `[upstream]`, once it is known which names the rules have.
+pub(super) fn upstream(
+    statics: Vec<Static>,
+    rules: &[Rule],
+    index: &Index,
+    problems: &mut Problems,
+) -> Upstream {
+    for entry in &statics {
+        if !index.knows(&entry.name, rules) {
+            let fault = Fault::StaticUnused(entry.name.to_string());
+            problems.add(fault, entry.span.clone());
+        }
+    }
+    let resolve = statics
+        .into_iter()
+        .map(|entry| (entry.name, entry.addresses));
+    Upstream {
+        resolve: resolve.collect(),
+    }
+}

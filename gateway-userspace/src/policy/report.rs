@@ -1,0 +1,272 @@
+//! Tells what is wrong with a policy file: place, source and mend, for people and for scripts.
+//!
+//! What the file says is quoted only with its control and direction characters made visible.
+
+use std::{fmt, ops::Range, sync::Arc};
+
+use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource};
+
+use super::fault::{Fault, Severity};
+
+/// A fault and where it is.
+#[derive(Debug)]
+pub struct Problem {
+    fault: Fault,
+    /// Bytes of the file that are meant; none if it is the file as a whole.
+    span: Option<Range<usize>>,
+    /// Another place that has to do with it, and how.
+    other: Option<(Range<usize>, &'static str)>,
+}
+
+/// All that is wrong, or odd, with one policy file.
+#[derive(Clone, Debug)]
+pub struct PolicyErrors {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    name: String,
+    source: NamedSource<String>,
+    problems: Vec<Problem>,
+}
+
+/// Where a problem begins: both count from 1, the column in characters.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct Place {
+    /// Line.
+    pub line: usize,
+    /// Column.
+    pub column: usize,
+}
+
+impl Problem {
+    /// What is wrong.
+    #[must_use]
+    pub const fn fault(&self) -> &Fault {
+        &self.fault
+    }
+}
+
+/// Collects problems while a file is read.
+#[derive(Default)]
+pub(super) struct Problems(Vec<Problem>);
+
+impl Problems {
+    pub(super) fn add(&mut self, fault: impl Into<Fault>, span: Range<usize>) {
+        self.0.push(Problem {
+            fault: fault.into(),
+            span: Some(span),
+            other: None,
+        });
+    }
+
+    pub(super) fn add_with(
+        &mut self,
+        fault: Fault,
+        span: Range<usize>,
+        other: (Range<usize>, &'static str),
+    ) {
+        self.0.push(Problem {
+            fault,
+            span: Some(span),
+            other: Some(other),
+        });
+    }
+
+    pub(super) fn add_whole(&mut self, fault: Fault) {
+        self.0.push(Problem {
+            fault,
+            span: None,
+            other: None,
+        });
+    }
+
+    pub(super) fn has_errors(&self) -> bool {
+        self.0
+            .iter()
+            .any(|problem| problem.fault.severity() == Severity::Error)
+    }
+
+    pub(super) fn finish(mut self, name: &str, text: &str) -> PolicyErrors {
+        let start = |problem: &Problem| problem.span.as_ref().map_or(0, |span| span.start);
+        self.0.sort_by_key(start);
+        PolicyErrors {
+            inner: Arc::new(Inner {
+                name: visible(name),
+                source: NamedSource::new(visible(name), shown(text)),
+                problems: self.0,
+            }),
+        }
+    }
+}
+
+impl PolicyErrors {
+    /// The problems, in the order of the file.
+    #[must_use]
+    pub fn problems(&self) -> &[Problem] {
+        &self.inner.problems
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.inner.name
+    }
+
+    /// Where a problem begins; none if it is the file as a whole.
+    #[must_use]
+    pub fn place(&self, problem: &Problem) -> Option<Place> {
+        let span = problem.span.as_ref()?;
+        let before = self.inner.source.inner().get(..span.start)?;
+        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        Some(Place {
+            line: before.matches('\n').count() + 1,
+            column: before.get(line_start..)?.chars().count() + 1,
+        })
+    }
+
+    /// The message of a problem, fit for a terminal.
+    #[must_use]
+    pub fn message(&self, problem: &Problem) -> String {
+        visible(&problem.fault.to_string())
+    }
+
+    /// All problems with their lines of the file, as wide as `width`.
+    #[must_use]
+    pub fn render(&self, color: bool, width: usize) -> String {
+        let theme = if color {
+            GraphicalTheme::unicode()
+        } else {
+            GraphicalTheme::unicode_nocolor()
+        };
+        let handler = GraphicalReportHandler::new_themed(theme)
+            .with_width(width)
+            .with_context_lines(0)
+            .with_links(false);
+        let mut out = String::new();
+        for problem in self.problems() {
+            let shown = Shown {
+                errors: self,
+                problem,
+            };
+            if handler.render_report(&mut out, &shown).is_err() {
+                // Writing to a string does not fail; a span outside the text would.
+                out.push_str(&self.line(problem));
+            }
+            out.push('\n');
+        }
+        out
+    }
+
+    /// `file:line:column: error: message; mend`
+    fn line(&self, problem: &Problem) -> String {
+        let place = self.place(problem).map_or_else(String::new, |place| {
+            format!(":{}:{}", place.line, place.column)
+        });
+        let kind = match problem.fault.severity() {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+        };
+        format!(
+            "{}{place}: {kind}: {}; {}",
+            self.name(),
+            self.message(problem),
+            problem.fault.mend()
+        )
+    }
+}
+
+/// One line for each problem.
+impl fmt::Display for PolicyErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, problem) in self.problems().iter().enumerate() {
+            if index > 0 {
+                f.write_str("\n")?;
+            }
+            f.write_str(&self.line(problem))?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for PolicyErrors {}
+
+/// A problem as miette shows it.
+#[derive(Debug)]
+struct Shown<'a> {
+    errors: &'a PolicyErrors,
+    problem: &'a Problem,
+}
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.problem.span.is_none() {
+            write!(f, "{}: ", self.errors.name())?;
+        }
+        f.write_str(&self.errors.message(self.problem))
+    }
+}
+
+impl std::error::Error for Shown<'_> {}
+
+impl Diagnostic for Shown<'_> {
+    fn severity(&self) -> Option<miette::Severity> {
+        Some(match self.problem.fault.severity() {
+            Severity::Error => miette::Severity::Error,
+            Severity::Warning => miette::Severity::Warning,
+        })
+    }
+
+    fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
+        Some(Box::new(self.problem.fault.mend()))
+    }
+
+    fn source_code(&self) -> Option<&dyn miette::SourceCode> {
+        Some(&self.errors.inner.source)
+    }
+
+    fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
+        let span = self.problem.span.clone()?;
+        let here = LabeledSpan::new_primary_with_span(Some("here".to_owned()), span);
+        let other = self.problem.other.clone();
+        let other = other.map(|(span, label)| LabeledSpan::new_with_span(Some(label.into()), span));
+        Some(Box::new(std::iter::once(here).chain(other)))
+    }
+}
+
+/// Characters that change how the text around them reads: controls, and Unicode's line
+/// separators and marks of direction.
+pub(super) fn is_hidden(c: char) -> bool {
+    c.is_control()
+        || matches!(
+            c,
+            '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+        )
+}
+
+/// A text with hidden characters written out.
+pub(super) fn visible(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if is_hidden(c) {
+            out.extend(c.escape_unicode());
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+/// A text of the same length in bytes, with `?` for hidden characters.
+fn shown(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if is_hidden(c) && !matches!(c, '\n' | '\t' | '\r') {
+            out.extend(std::iter::repeat_n('?', c.len_utf8()));
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}

@@ -1,0 +1,148 @@
+//! What a policy says beside its rules: mode, floor, network, DNS, static names.
+
+use std::{collections::HashMap, net::IpAddr, str::FromStr as _};
+
+use hickory_proto::rr::RecordType;
+use serde::Serialize;
+
+use crate::{identity::Assurance, names::HostName};
+
+/// A setting that is written as one word of a few.
+pub(super) trait Word: Copy + PartialEq + Sized + 'static {
+    /// All words with what they mean, the default first.
+    const WORDS: &'static [(&'static str, Self)];
+
+    /// The word for this value.
+    fn word(self) -> &'static str {
+        Self::WORDS
+            .iter()
+            .find(|(_, value)| *value == self)
+            .map_or("", |(word, _)| word)
+    }
+}
+
+/// Whether refusals are carried out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// They are.
+    Enforce,
+    /// They are recorded, and everything passes.
+    Observe,
+}
+
+impl Word for Mode {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("enforce", Self::Enforce), ("observe", Self::Observe)];
+}
+
+impl Word for Assurance {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("confined", Self::Confined),
+        ("sealed", Self::Sealed),
+        ("partial", Self::Partial),
+        ("observe", Self::Observe),
+        ("cooperative", Self::Cooperative),
+    ];
+}
+
+/// What becomes of a TCP connection that does not go to the gateway.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Direct {
+    /// The kernel half sends it to the gateway, which decides.
+    Redirect,
+    /// The kernel half refuses it: only explicit proxy requests get out.
+    Deny,
+}
+
+impl Word for Direct {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("redirect", Self::Redirect), ("deny", Self::Deny)];
+}
+
+/// Who may connect to the agent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Inbound {
+    /// Nobody.
+    Deny,
+    /// Processes of this host, over loopback.
+    Loopback,
+    /// Anybody.
+    Allow,
+}
+
+impl Word for Inbound {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("deny", Self::Deny),
+        ("loopback", Self::Loopback),
+        ("allow", Self::Allow),
+    ];
+}
+
+/// `[network]`: what the kernel half does.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Network {
+    /// Connections that do not go to the gateway. Default: redirect.
+    pub direct: Direct,
+    /// Connections to the agent. Default: deny.
+    pub inbound: Inbound,
+    /// TCP ports on 127.0.0.1 and ::1 that the agent may reach beside the gateway's, ascending,
+    /// at most [`gateway_common::LOOPBACK_PORTS_MAX`]. Default: none.
+    pub loopback: Vec<u16>,
+}
+
+/// Which names the gateway's resolver answers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DnsMode {
+    /// Those that some rule could allow.
+    PolicyNames,
+    /// None.
+    Off,
+    /// All.
+    Any,
+}
+
+impl Word for DnsMode {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("policy-names", Self::PolicyNames),
+        ("off", Self::Off),
+        ("any", Self::Any),
+    ];
+}
+
+/// `[dns]`: which questions are answered.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Dns {
+    /// Which names. Default: those that some rule could allow.
+    pub mode: DnsMode,
+    /// Record types that are refused for every name. Default: [`Dns::DENY_TYPES`].
+    pub deny_types: Vec<u16>,
+}
+
+impl Dns {
+    /// TXT, NULL and ANY carry data best; AXFR and IXFR carry whole zones.
+    pub const DENY_TYPES: [u16; 5] = [16, 10, 255, 252, 251];
+}
+
+/// `[upstream]`: how the gateway reaches what it dials.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Upstream {
+    /// Names with fixed addresses, which are not looked up. Never an empty list.
+    pub resolve: HashMap<HostName, Vec<IpAddr>>,
+}
+
+/// The number of a DNS record type, by its name or as `TYPE65`.
+#[must_use]
+pub(super) fn record_type(text: &str) -> Option<u16> {
+    if let Some(number) = text.strip_prefix("TYPE") {
+        return number.parse().ok();
+    }
+    // The one that hickory has a number for, but no name.
+    if text == "IXFR" {
+        return Some(RecordType::IXFR.into());
+    }
+    RecordType::from_str(text).ok().map(u16::from)
+}
