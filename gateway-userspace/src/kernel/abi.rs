@@ -1,16 +1,16 @@
-//! The one place where shared layouts are vouched for to aya, and where a socket option is read
-//! that no crate has.
-#![expect(
-    unsafe_code,
-    reason = "aya::Pod is an unsafe trait, getsockopt a C function"
-)]
+//! The one place for what the compiler cannot check: that shared layouts are plain data, that a
+//! ring keeps its descriptor, and a socket option that no crate reads.
+#![expect(unsafe_code, reason = "see each SAFETY")]
 
 use std::{
     io,
-    os::fd::{AsFd, AsRawFd as _},
+    os::fd::{AsFd, AsRawFd},
 };
 
+use aya::maps::{MapData, RingBuf};
+use aya_log::EbpfLogger;
 use nix::libc;
+use tokio::io::unix::AsyncFd;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// A value as the kernel half has it.
@@ -21,6 +21,23 @@ pub(super) struct Wire<T>(pub(super) T);
 // SAFETY: `IntoBytes` and `FromBytes`, both checked at compile time, say that T has no padding
 // and that every bit pattern is a T; `Wire` is transparent over it.
 unsafe impl<T: Copy + FromBytes + IntoBytes + Immutable + 'static> aya::Pod for Wire<T> {}
+
+/// A ring of the kernel half, to be waited on.
+///
+/// # Errors
+/// If the descriptor cannot be registered with the runtime.
+pub(super) fn pollable<R: Ring>(ring: R) -> io::Result<AsyncFd<R>> {
+    // SAFETY: a `Ring` answers with the same descriptor, which it owns, for as long as it lives.
+    let registered = unsafe { AsyncFd::register(ring) };
+    registered.map_err(io::Error::from)
+}
+
+/// What owns one descriptor for life.
+pub(super) trait Ring: AsRawFd {}
+
+impl Ring for RingBuf<MapData> {}
+
+impl Ring for EbpfLogger<&'static dyn log::Log> {}
 
 /// The cookie of the network namespace that a socket was made in (`SO_NETNS_COOKIE`).
 ///

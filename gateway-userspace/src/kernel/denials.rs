@@ -20,14 +20,13 @@ use zerocopy::FromBytes as _;
 
 use self::tally::Tally;
 use super::{
-    abi::Wire,
+    abi::{Wire, pollable},
     boundary::{Boundary, BoundaryError, map_error},
     flows::{boot_time, process, socket_addr},
 };
 use crate::audit::{Audit, Blame, Kind, Outcome, Record, Subject};
 
 /// Reads the kernel half's refusals and records each.
-#[derive(Debug)]
 pub struct Denials {
     ring: AsyncFd<RingBuf<MapData>>,
     folds: PerCpuArray<MapData, Wire<Fold>>,
@@ -51,7 +50,7 @@ impl Denials {
         cgroup: String,
     ) -> Result<Self, BoundaryError> {
         let ring: RingBuf<MapData> = boundary.take_map("DENIALS")?;
-        let ring = AsyncFd::new(ring).map_err(BoundaryError::Poll)?;
+        let ring = pollable(ring).map_err(BoundaryError::Poll)?;
         let mut denials = Self {
             ring,
             folds: boundary.take_map("FOLDS")?,
@@ -97,24 +96,23 @@ impl Denials {
     }
 
     fn drain(&mut self) {
-        while let Some(item) = self.ring.get_mut().next() {
+        loop {
+            let Some(item) = self.ring.get_mut().next() else {
+                break;
+            };
             // A record of another size, ABI or code is no event of ours: it is counted.
             let event = Event::read_from_bytes(&item)
                 .ok()
                 .filter(|event| event.abi == ABI_VERSION);
             drop(item);
-            let decoded = event.and_then(|event| {
-                let reason = Reason::from_code(event.reason)?;
-                let hook = Hook::from_code(event.hook)?;
-                Some((event, hook, reason))
-            });
-            let Some((event, hook, reason)) = decoded else {
-                self.malformed += 1;
-                continue;
-            };
-            let repeated = self.tally.note(&event);
-            let record = self.describe(&event, hook, reason, repeated);
-            self.write(record);
+            match event.and_then(decode) {
+                Some((event, hook, reason)) => {
+                    let repeated = self.tally.note(&event);
+                    let record = self.describe(&event, hook, reason, repeated);
+                    self.write(record);
+                }
+                None => self.malformed += 1,
+            }
         }
         let malformed = std::mem::take(&mut self.malformed);
         self.record_loss(malformed);
@@ -224,6 +222,13 @@ impl Denials {
             Err(error) => tracing::error!(%error, "a refusal of the kernel half is not recorded"),
         }
     }
+}
+
+/// The event with its codes understood; none if this build does not know one of them.
+fn decode(event: Event) -> Option<(Event, Hook, Reason)> {
+    let hook = Hook::from_code(event.hook)?;
+    let reason = Reason::from_code(event.reason)?;
+    Some((event, hook, reason))
 }
 
 /// When something happened that long after boot.

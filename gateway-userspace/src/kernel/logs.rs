@@ -1,9 +1,8 @@
 //! What the programs log by `aya-log`, passed on to `tracing` through the `log` crate.
 
 use aya_log::EbpfLogger;
-use tokio::io::unix::AsyncFd;
 
-use super::boundary::Boundary;
+use super::{abi::pollable, boundary::Boundary};
 
 /// Starts a task that passes on the programs' log lines. Without it nothing is lost but them.
 pub fn forward_logs(boundary: &mut Boundary) {
@@ -14,7 +13,7 @@ pub fn forward_logs(boundary: &mut Boundary) {
             return;
         }
     };
-    let mut ready = match AsyncFd::new(logger) {
+    let mut ready = match pollable(logger) {
         Ok(ready) => ready,
         Err(error) => {
             tracing::warn!(%error, "the programs' log cannot be polled");
