@@ -20,12 +20,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 /// The one way out for AI agents.
 #[derive(Debug, Parser)]
-#[command(
-    name = "sluice",
-    version,
-    propagate_version = true,
-    arg_required_else_help = true
-)]
+#[command(name = "sluice", version, arg_required_else_help = true)]
 struct Cli {
     #[command(flatten)]
     logging: logging::LogFlags,
@@ -77,7 +72,7 @@ pub fn run() -> ExitCode {
     let failure = cli.command.failure();
     let result = cli.logging.init().and_then(|()| cli.command.run());
     result.unwrap_or_else(|error| {
-        say::error(&error);
+        say::failure(&error);
         ExitCode::from(failure)
     })
 }

@@ -60,6 +60,9 @@ pub(super) fn open(path: &Path) -> Result<Opened, OpenError> {
         Some(line) => continued(line).map_err(refused)?,
         None => Chain::start(),
     };
+    if end.line.is_none() {
+        sync_folder(path);
+    }
     let torn = set_aside(&file, path, &end.unfinished, chain.next());
     Ok(Opened {
         torn: torn.map_err(failed("repairing"))?,
@@ -79,6 +82,18 @@ fn open_or_create(path: &Path) -> io::Result<File> {
     let flags = OFlags::RDWR | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mode = Mode::from_raw_mode(0o600);
     Ok(rustix::fs::open(path, flags | OFlags::CREATE, mode)?.into())
+}
+
+/// Makes the name of a new file durable, where the file system can; without that, a power cut
+/// may take the whole file.
+fn sync_folder(path: &Path) {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        Some(_) | None => Path::new("."),
+    };
+    if let Err(error) = File::open(folder).and_then(|folder| folder.sync_all()) {
+        tracing::debug!(%error, "audit: syncing the folder of the file");
+    }
 }
 
 /// A file that somebody else can write proves nothing.

@@ -7,7 +7,7 @@ mod tail;
 
 use std::process::ExitCode;
 
-/// Reads the audit stream.
+/// Read the audit stream.
 #[derive(Debug, clap::Args)]
 #[command(arg_required_else_help = true)]
 pub struct AuditCommand {

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-/// Probes what this kernel can enforce.
+/// Probe what this kernel can enforce.
 #[derive(Debug, clap::Args)]
 pub struct DoctorCommand {}
 

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-/// Runs the gateway alone, without the kernel half.
+/// Run the gateway alone, without the kernel half.
 #[derive(Debug, clap::Args)]
 pub struct GatewayCommand {}
 

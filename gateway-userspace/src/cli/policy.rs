@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-/// Checks and explains policies.
+/// Check and explain policies.
 #[derive(Debug, clap::Args)]
 pub struct PolicyCommand {}
 

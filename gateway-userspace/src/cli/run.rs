@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-/// Runs a command confined, with the gateway as its only way out.
+/// Run a command confined, with the gateway as its only way out.
 #[derive(Debug, clap::Args)]
 pub struct RunCommand {
     /// The command and its arguments.

@@ -12,8 +12,13 @@ pub fn line(text: impl fmt::Display) {
     print(&format!("sluice: {}\n", sanitize(&text.to_string())));
 }
 
+/// Says that something went wrong, in one line.
+pub fn error(text: impl fmt::Display) {
+    line(format_args!("error: {text}"));
+}
+
 /// Says why Sluice failed, with the chain of causes.
-pub fn error(error: &anyhow::Error) {
+pub fn failure(error: &anyhow::Error) {
     print(&explain(error));
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::sanitize::{is_hostile, sanitize_bounded};
+use crate::sanitize::{is_hostile, sanitize_bounded, sanitize_bytes};
 
 /// Most characters of one value on the line; the file has the whole.
 const VALUE_MAX: usize = 200;
@@ -21,13 +21,13 @@ struct Fields<'a>(&'a Value);
 
 impl Fields<'_> {
     fn text(&self, name: &str) -> Option<String> {
-        let text = sanitize_bounded(self.0.get(name)?.as_str()?, VALUE_MAX);
+        let text = self.0.get(name)?.as_str()?;
+        if !text.contains([' ', '"']) {
+            return Some(sanitize_bounded(text, VALUE_MAX).into_owned());
+        }
         // A blank in a name must not look like the start of the next field.
-        Some(if text.contains([' ', '"']) {
-            format!("\"{}\"", text.replace('\\', r"\\").replace('"', "\\\""))
-        } else {
-            text.into_owned()
-        })
+        let inner = text.replace('\\', r"\\").replace('"', "\\\"");
+        Some(format!("\"{}\"", sanitize_bounded(&inner, VALUE_MAX)))
     }
 
     fn number(&self, name: &str) -> Option<u64> {
@@ -140,7 +140,7 @@ pub(super) fn compact(line: &[u8], colour: Colour) -> Option<String> {
 
 /// The line for bytes that are no record.
 pub(super) fn foreign(line: &[u8]) -> String {
-    let text = String::from_utf8_lossy(line);
+    let text = sanitize_bytes(line);
     format!("? no audit record: {}", sanitize_bounded(&text, VALUE_MAX))
 }
 

@@ -21,7 +21,7 @@ use crate::{audit::default_path, cli::say};
 /// How long a growing file is left alone.
 const INTERVAL: Duration = Duration::from_millis(200);
 
-/// Shows the last records, one compact line each.
+/// Show the last records, one compact line each.
 ///
 /// Lines that are no audit records are shown as such and counted.
 #[derive(Debug, clap::Args)]
@@ -31,10 +31,10 @@ pub(super) struct TailCommand {
     /// How many records to show.
     #[arg(short = 'n', long, value_name = "N", default_value_t = 10)]
     lines: u64,
-    /// Waits for further records, also when the file is replaced or cut.
+    /// Wait for further records, also when the file is replaced or cut.
     #[arg(short, long)]
     follow: bool,
-    /// Shows the records as they stand in the file, as JSON Lines.
+    /// Show the records as they stand in the file, as JSON Lines.
     #[arg(long)]
     json: bool,
 }
@@ -111,23 +111,19 @@ impl View<'_> {
         let mut lines = File::open(path)
             .and_then(|file| Lines::last(file, count))
             .map_err(Stop::reading)?;
-        let unfinished = self.rest(&mut lines)?;
         if follow {
-            self.follow(&Followed::new(path), lines)
-        } else {
-            note_unfinished(unfinished);
-            Ok(())
+            return self.follow(&Followed::new(path), lines);
         }
+        note_unfinished(self.rest(&mut lines)?);
+        Ok(())
     }
 
-    /// Shows what comes, until nobody reads it any more.
+    /// Shows what is there and what comes, until nobody reads it any more.
     fn follow(&mut self, followed: &Followed, mut lines: Lines) -> Result<(), Stop> {
         loop {
-            self.wait()?;
-            let change = followed.change(&lines).map_err(Stop::reading)?;
-            // What was written before the change still belongs to the old file.
             let unfinished = self.rest(&mut lines)?;
-            match change {
+            self.wait()?;
+            match followed.change(&lines).map_err(Stop::reading)? {
                 Change::None => {}
                 Change::Cut => {
                     note_unfinished(unfinished);
@@ -135,7 +131,8 @@ impl View<'_> {
                     lines.rewind().map_err(Stop::reading)?;
                 }
                 Change::Replaced(file) => {
-                    note_unfinished(unfinished);
+                    // What was written before the change still belongs to the old file.
+                    note_unfinished(self.rest(&mut lines)?);
                     say::line("the file was replaced; showing the new one");
                     lines = Lines::new(file);
                 }
