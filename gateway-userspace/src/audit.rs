@@ -1,8 +1,40 @@
 //! The audit stream: one record per decision, written by one thread, lost never in silence.
+//!
+//! Whoever decides first reserves a [`Slot`] and only then acts: a request that could not be
+//! recorded is refused. Writing into a slot never waits and never fails. The writer thread
+//! turns records into JSON Lines, chains them by hash, and writes them in groups.
+//!
+//! Must never: block a request on the disk, drop a record without counting it, or continue a
+//! file that it cannot prove to be its own.
+
+mod config;
+mod default_path;
+mod file;
+mod handle;
+mod line;
+mod loss;
+mod memory;
+mod open_error;
+mod record;
+mod sink;
+mod status;
+mod writer;
+
+#[cfg(test)]
+mod tests;
 
 use std::{net::SocketAddr, sync::Arc};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
+
+pub use config::{AuditConfig, MAX_CAPACITY, SyncPolicy, Target};
+pub use default_path::{NoStateDirectory, default_path};
+pub use handle::{Audit, Slot};
+pub use line::{GENESIS, MAX_LINE};
+pub use memory::MemoryLog;
+pub use open_error::{NotAudit, OpenError};
+pub use record::{COMM_MAX, EXE_MAX, HINT_MAX, HOST_MAX, METHOD_MAX, PATH_MAX, Subject};
+pub use status::{AuditUnavailable, Summary};
 
 use crate::{
     identity::{Assurance, Process},
@@ -81,6 +113,7 @@ pub enum Phase {
 #[derive(Clone, Debug, Serialize)]
 pub struct Record {
     /// When the decision was made (UTC, RFC 3339, microseconds).
+    #[serde(serialize_with = "microseconds")]
     pub time: jiff::Timestamp,
     /// Unique, sortable by time; also in the body of a refusal.
     pub event: uuid::Uuid,
@@ -132,4 +165,9 @@ pub struct Record {
     pub blame: Option<Blame>,
     /// How many more of the same were folded into this record.
     pub repeated: u64,
+}
+
+/// Always six digits, so that times sort as text.
+fn microseconds<S: Serializer>(time: &jiff::Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_args!("{time:.6}"))
 }
