@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+pub mod policy;
+
 /// Parses the arguments, runs the command, and answers with the exit status.
 #[must_use]
 pub fn run() -> ExitCode {
