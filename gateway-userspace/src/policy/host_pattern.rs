@@ -30,7 +30,7 @@ pub enum BadPattern {
     #[error("a wildcard is `*.` or `**.` in front of a name, and nothing else")]
     Wildcard,
     /// Everything, or everything below a name where anybody can register.
-    #[error("a wildcard over `{0}`, under which anybody can get a name")]
+    #[error("a wildcard over all of `{0}`, a public suffix: names there belong to anybody")]
     PublicSuffix(HostName),
     /// Not a host.
     #[error(transparent)]

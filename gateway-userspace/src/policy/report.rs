@@ -142,7 +142,7 @@ impl PolicyErrors {
         };
         let handler = GraphicalReportHandler::new_themed(theme)
             .with_width(width)
-            .with_context_lines(0)
+            .with_context_lines(1)
             .with_links(false);
         let mut out = String::new();
         for problem in self.problems() {
@@ -228,8 +228,9 @@ impl Diagnostic for Shown<'_> {
 
     fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
         let span = self.problem.span.clone()?;
-        let here = LabeledSpan::new_primary_with_span(Some("here".to_owned()), span);
         let other = self.problem.other.clone();
+        let label = other.as_ref().map(|_| "here".to_owned());
+        let here = LabeledSpan::new_primary_with_span(label, span);
         let other = other.map(|(span, label)| LabeledSpan::new_with_span(Some(label.into()), span));
         Some(Box::new(std::iter::once(here).chain(other)))
     }
