@@ -108,6 +108,16 @@ fn hidden_characters_are_shown_and_refused() {
 }
 
 #[test]
+fn places_far_apart_are_not_shown_in_one_piece() {
+    let rule = "[[egress]]\nid = \"same\"\nhosts = [\"a.example\"]\n";
+    let text = format!(
+        "schema = 1\nagent = \"a\"\n{rule}{}{rule}",
+        "#\n".repeat(1000)
+    );
+    insta::assert_snapshot!("far", shown("far.toml", &text));
+}
+
+#[test]
 fn files_have_bounds() {
     let header = "schema = 1\nagent = \"a\"\n";
     let fill = (4 << 20) - header.len() - 1;

@@ -159,7 +159,7 @@ fn meaning(file: &str, policy: &Policy) -> String {
 
 fn rules(count: usize) -> String {
     match count {
-        0 => "none: nothing gets out".into(),
+        0 => "none: no request is allowed".into(),
         count => count.to_string(),
     }
 }
@@ -199,5 +199,37 @@ fn dns(dns: &Dns) -> String {
         DnsMode::PolicyNames => "policy-names: names that some rule could allow".into(),
         DnsMode::Off => "off: no name is answered; the gateway still looks up what it dials".into(),
         DnsMode::Any => "any: every name is answered, which is a way to send data out".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checked(text: &str) -> (String, Result<Policy, PolicyErrors>) {
+        ("a.toml".into(), Policy::parse("a.toml", text))
+    }
+
+    #[test]
+    fn a_good_policy_is_told_in_words() {
+        let text =
+            "schema = 1\nagent = \"a\"\nmode = \"observe\"\n[network]\nloopback = [9229, 80]";
+        insta::assert_snapshot!(described(&checked(text), false));
+    }
+
+    #[test]
+    fn a_broken_policy_is_counted() {
+        let text = described(&checked("schema = 1\nagnet = \"a\""), false);
+        assert!(text.ends_with("a.toml: 2 problems\n"), "{text}");
+    }
+
+    #[test]
+    fn scripts_get_places_and_mends() {
+        let reports = [
+            report(&checked("schema = 1")),
+            report(&checked("schema = 1\nagent = \"a\"")),
+        ];
+        let json = serde_json::to_string_pretty(&reports).expect("plain data");
+        insta::assert_snapshot!(json);
     }
 }

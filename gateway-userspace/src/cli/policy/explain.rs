@@ -22,13 +22,13 @@ pub(super) struct Explain {
     #[arg(long, value_name = "URL")]
     url: Option<String>,
     /// Method of the HTTP request.
-    #[arg(long, default_value = "GET", requires = "url")]
+    #[arg(long, default_value = "GET", conflicts_with_all = ["tcp", "dns"])]
     method: String,
     /// A connection that is neither HTTP nor TLS.
     #[arg(long, value_name = "ADDRESS:PORT")]
     tcp: Option<SocketAddr>,
     /// A name that stands for the address of the connection.
-    #[arg(long, value_name = "NAME", requires = "tcp")]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["url", "dns"])]
     name: Vec<String>,
     /// A DNS question.
     #[arg(long, value_name = "NAME")]
@@ -38,7 +38,7 @@ pub(super) struct Explain {
         long = "type",
         value_name = "TYPE",
         default_value = "A",
-        requires = "dns"
+        conflicts_with_all = ["url", "tcp"]
     )]
     record_type: String,
     /// Write a JSON object.
@@ -193,4 +193,79 @@ fn described(answer: &Answer) -> String {
         line("tried", &format!("{}: {}", tried.rule, tried.finding));
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POLICY: &str = r#"
+        schema = 1
+        agent = "a"
+
+        [[egress]]
+        id = "reads"
+        hosts = ["api.example.net"]
+        ports = [80]
+        methods = ["GET"]
+
+        [[egress]]
+        id = "pg"
+        tcp = ["db.acme.internal:5432", "10.0.0.5:5432"]
+        private = true
+
+        [[egress]]
+        id = "site"
+        hosts = ["site.example.net"]
+
+        [upstream]
+        resolve = { "site.example.net" = "10.0.0.9" }
+    "#;
+
+    fn explained(query: Result<Query, crate::policy::BadQuery>, observe: bool) -> String {
+        let mut policy = Policy::parse("policy.toml", POLICY).expect("a policy");
+        if observe {
+            policy = policy.with_observe();
+        }
+        described(&answer(&policy, &query.expect("a request")))
+    }
+
+    #[test]
+    fn verdict_reason_and_each_rule_are_told() {
+        let query = Query::url("http://api.example.net/x", "POST");
+        insta::assert_snapshot!(explained(query, false));
+    }
+
+    #[test]
+    fn names_are_not_looked_up() {
+        let query = Query::url("http://api.example.net/x", "GET");
+        insta::assert_snapshot!(explained(query, false));
+    }
+
+    #[test]
+    fn fixed_addresses_count() {
+        let query = Query::url("https://site.example.net/", "GET");
+        insta::assert_snapshot!(explained(query, false));
+        let query = Query::tcp(SocketAddr::from(([10, 0, 0, 5], 5432)), &[]);
+        insta::assert_snapshot!(explained(query, false));
+    }
+
+    #[test]
+    fn observe_mode_says_what_it_would_do() {
+        let query = Query::dns("example.org", "A");
+        insta::assert_snapshot!(explained(query, true));
+    }
+
+    #[test]
+    fn a_request_is_required() {
+        use clap::{Args as _, FromArgMatches as _};
+        let command = || Explain::augment_args(clap::Command::new("explain"));
+        let parse = |args: &[&str]| command().try_get_matches_from(args);
+        assert!(parse(&["explain", "f"]).is_err());
+        assert!(parse(&["explain", "f", "--url", "http://a", "--dns", "b"]).is_err());
+        assert!(parse(&["explain", "f", "--dns", "b", "--name", "c"]).is_err());
+        let matches = parse(&["explain", "f", "--tcp", "1.1.1.1:22", "--name", "a.example"]);
+        let explain = Explain::from_arg_matches(&matches.expect("arguments")).expect("arguments");
+        assert!(matches!(explain.query(), Ok(Query::Tcp { .. })));
+    }
 }
