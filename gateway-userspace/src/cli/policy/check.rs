@@ -117,9 +117,9 @@ fn summary(policy: &Policy) -> Summary {
     }
 }
 
-fn described((file, result): &(String, Result<Policy, PolicyErrors>), terminal: bool) -> String {
+fn described((_, result): &(String, Result<Policy, PolicyErrors>), terminal: bool) -> String {
     match result {
-        Ok(policy) => rendered(policy.warnings(), terminal) + &meaning(file, policy),
+        Ok(policy) => rendered(policy.warnings(), terminal) + &meaning(policy),
         Err(errors) => {
             let count = errors.problems().len();
             let plural = if count == 1 { "" } else { "s" };
@@ -133,8 +133,8 @@ fn described((file, result): &(String, Result<Policy, PolicyErrors>), terminal: 
 }
 
 /// A good policy in words.
-fn meaning(file: &str, policy: &Policy) -> String {
-    let mut out = format!("{file}: ok\n");
+fn meaning(policy: &Policy) -> String {
+    let mut out = format!("{}: ok\n", policy.warnings().name());
     for (key, value) in [
         ("agent", policy.agent().to_string()),
         ("digest", policy.digest().to_string()),
