@@ -36,6 +36,7 @@ pub use path_pattern::{BadPath, PathPattern};
 pub use query::{BadQuery, Query};
 pub use report::{Place, PolicyErrors, Problem};
 pub use rule::{Outcome, Rule, Target, Traffic};
+pub(crate) use settings::Word;
 pub use settings::{Direct, Dns, DnsMode, Inbound, Mode, Network, Upstream};
 
 use index::Index;

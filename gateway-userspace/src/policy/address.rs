@@ -254,7 +254,7 @@ mod tests {
             ("2002:7f00:1::", Private),
             ("2002:a9fe:a9fe::1", Metadata),
             // Teredo: server 169.254.169.254; client 169.254.169.254.
-            ("2001:0:a9fe:a9fe::", Metadata),
+            ("2001:0:a9fe:a9fe:0:0:f7f7:f7f7", Metadata),
             ("2001:0:808:808:0:0:5601:5601", Metadata),
             ("2001:0:808:808:0:0:f7f7:f7f7", Private),
         ] {

@@ -30,7 +30,7 @@ pub enum BadPattern {
     #[error("a wildcard is `*.` or `**.` in front of a name, and nothing else")]
     Wildcard,
     /// Everything, or everything below a name where anybody can register.
-    #[error("a wildcard over `{0}`, under which anybody can get a name")]
+    #[error("a wildcard over all of `{0}`, a public suffix: names there belong to anybody")]
     PublicSuffix(HostName),
     /// Not a host.
     #[error(transparent)]
@@ -61,18 +61,12 @@ impl HostPattern {
         if text.contains('/') {
             return Err(BadPattern::Url);
         }
-        let (wildcard, rest): (Option<fn(HostName) -> Self>, &str) =
-            if let Some(rest) = text.strip_prefix("**.") {
-                (Some(Self::Descendant), rest)
-            } else if let Some(rest) = text.strip_prefix("*.") {
-                (Some(Self::Child), rest)
-            } else {
-                (None, text)
-            };
+        let (descendant, child) = (text.strip_prefix("**."), text.strip_prefix("*."));
+        let rest = descendant.or(child).unwrap_or(text);
         if rest.contains('*') {
             return Err(BadPattern::Wildcard);
         }
-        let Some(wildcard) = wildcard else {
+        if descendant.or(child).is_none() {
             return Host::parse(rest).map(Self::Exact).map_err(|bad| {
                 if has_port(rest) {
                     BadPattern::Port
@@ -80,12 +74,16 @@ impl HostPattern {
                     bad.into()
                 }
             });
-        };
+        }
         let suffix = HostName::parse(rest)?;
         if public_suffix_len(suffix.as_str()) >= suffix.as_str().len() {
             return Err(BadPattern::PublicSuffix(suffix));
         }
-        Ok(wildcard(suffix))
+        Ok(if descendant.is_some() {
+            Self::Descendant(suffix)
+        } else {
+            Self::Child(suffix)
+        })
     }
 
     /// Whether the pattern covers this name.

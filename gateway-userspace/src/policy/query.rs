@@ -176,3 +176,67 @@ fn parse_name(text: &str) -> Result<HostName, BadQuery> {
         bad,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn http(host: &str, port: u16, path: &str) -> Query {
+        Query::Http {
+            host: Host::parse(host).expect("a host"),
+            port,
+            method: "GET".into(),
+            path: path.into(),
+        }
+    }
+
+    fn tls(host: &str, port: u16) -> Query {
+        Query::Tls {
+            host: Host::parse(host).expect("a host"),
+            port,
+        }
+    }
+
+    #[test]
+    fn urls_are_taken_as_written() {
+        for (text, expected) in [
+            ("http://a.example", http("a.example", 80, "/")),
+            ("http://a.example?q#f", http("a.example", 80, "/")),
+            ("http://a.example:8080/x?q", http("a.example", 8080, "/x")),
+            ("http://u:p@a.example/x", http("a.example", 80, "/x")),
+            (
+                "http://a.example/a/../%2e",
+                http("a.example", 80, "/a/../%2e"),
+            ),
+            ("http://[::1]:8080/", http("::1", 8080, "/")),
+            ("http://[::1]/", http("::1", 80, "/")),
+            ("https://a.example/x", tls("a.example", 443)),
+            ("https://A.example:8443", tls("a.example", 8443)),
+        ] {
+            assert_eq!(Query::url(text, "GET").as_ref(), Ok(&expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_request_says_why() {
+        let url = |text: &str| Query::url(text, "GET").expect_err("no request");
+        assert_eq!(url("a.example"), BadQuery::Url("a.example".into()));
+        assert_eq!(url("ftp://a.example"), BadQuery::Scheme("ftp".into()));
+        assert_eq!(
+            url("http://0x7f.1/"),
+            BadQuery::Host {
+                text: "0x7f.1".into(),
+                bad: BadHost::AmbiguousAddress
+            }
+        );
+        assert_eq!(
+            Query::dns("a.example", "NONE"),
+            Err(BadQuery::RecordType("NONE".into()))
+        );
+        assert!(Query::dns("a.example", "aaaa").is_ok());
+        assert!(Query::dns("10.0.0.1", "A").is_err());
+        let destination = SocketAddr::from(([1, 1, 1, 1], 22));
+        assert!(Query::tcp(destination, &["a.example".into()]).is_ok());
+        assert!(Query::tcp(destination, &["1.1.1.1".into()]).is_err());
+    }
+}

@@ -8,6 +8,9 @@ use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, Na
 
 use super::fault::{Fault, Severity};
 
+/// Lines between two places that are still shown as one piece.
+const LINES_BETWEEN: usize = 8;
+
 /// A fault and where it is.
 #[derive(Debug)]
 pub struct Problem {
@@ -117,8 +120,11 @@ impl PolicyErrors {
     /// Where a problem begins; none if it is the file as a whole.
     #[must_use]
     pub fn place(&self, problem: &Problem) -> Option<Place> {
-        let span = problem.span.as_ref()?;
-        let before = self.inner.source.inner().get(..span.start)?;
+        self.place_at(problem.span.as_ref()?.start)
+    }
+
+    fn place_at(&self, at: usize) -> Option<Place> {
+        let before = self.inner.source.inner().get(..at)?;
         let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
         Some(Place {
             line: before.matches('\n').count() + 1,
@@ -142,7 +148,7 @@ impl PolicyErrors {
         };
         let handler = GraphicalReportHandler::new_themed(theme)
             .with_width(width)
-            .with_context_lines(0)
+            .with_context_lines(1)
             .with_links(false);
         let mut out = String::new();
         for problem in self.problems() {
@@ -199,6 +205,16 @@ struct Shown<'a> {
     problem: &'a Problem,
 }
 
+impl Shown<'_> {
+    /// The line of the other place, if it is too far off to be shown along.
+    fn other_line(&self) -> Option<usize> {
+        let (other, _) = self.problem.other.as_ref()?;
+        let here = self.errors.place(self.problem)?.line;
+        let there = self.errors.place_at(other.start)?.line;
+        (here.abs_diff(there) > LINES_BETWEEN).then_some(there)
+    }
+}
+
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.problem.span.is_none() {
@@ -219,7 +235,11 @@ impl Diagnostic for Shown<'_> {
     }
 
     fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
-        Some(Box::new(self.problem.fault.mend()))
+        let mend = self.problem.fault.mend();
+        Some(Box::new(match self.other_line() {
+            Some(line) => format!("{mend} (see line {line})"),
+            None => mend,
+        }))
     }
 
     fn source_code(&self) -> Option<&dyn miette::SourceCode> {
@@ -228,8 +248,11 @@ impl Diagnostic for Shown<'_> {
 
     fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
         let span = self.problem.span.clone()?;
-        let here = LabeledSpan::new_primary_with_span(Some("here".to_owned()), span);
         let other = self.problem.other.clone();
+        // Everything between two labels is shown.
+        let other = other.filter(|_| self.other_line().is_none());
+        let label = other.as_ref().map(|_| "here".to_owned());
+        let here = LabeledSpan::new_primary_with_span(label, span);
         let other = other.map(|(span, label)| LabeledSpan::new_with_span(Some(label.into()), span));
         Some(Box::new(std::iter::once(here).chain(other)))
     }

@@ -139,14 +139,14 @@ impl Rule {
             Request::Tls { .. } if self.traffic.needs_inspection() => Outcome::NeedsInspection,
             Request::Tls { .. } => Outcome::Allows,
             Request::Http { method, path, .. } => {
-                if !methods.is_empty() && !methods.iter().any(|allowed| **allowed == **method) {
-                    Outcome::OtherMethod
-                } else if !paths.is_empty()
-                    && !(ask.plain_path && paths.iter().any(|pattern| pattern.matches(path)))
-                {
-                    Outcome::OtherPath
-                } else {
-                    Outcome::Allows
+                let method_fits =
+                    methods.is_empty() || methods.iter().any(|allowed| **allowed == **method);
+                let path_fits = paths.is_empty()
+                    || ask.plain_path && paths.iter().any(|pattern| pattern.matches(path));
+                match (method_fits, path_fits) {
+                    (true, true) => Outcome::Allows,
+                    (true, false) => Outcome::OtherPath,
+                    (false, true | false) => Outcome::OtherMethod,
                 }
             }
         }

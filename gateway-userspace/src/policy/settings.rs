@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::{identity::Assurance, names::HostName};
 
 /// A setting that is written as one word of a few.
-pub(super) trait Word: Copy + PartialEq + Sized + 'static {
+pub(crate) trait Word: Copy + PartialEq + Sized + 'static {
     /// All words with what they mean, the default first.
     const WORDS: &'static [(&'static str, Self)];
 

@@ -41,7 +41,7 @@ const fn later(name: &'static str, instead: &'static str) -> Key {
 
 const AS_EGRESS: &str =
     "delete it; the host can be allowed by an [[egress]] rule, whose TLS is relayed unopened";
-const NO_LIMITS: &str = "delete it; nothing counts requests or bytes yet";
+const NO_LIMITS: &str = "delete it; nothing counts requests, bytes or tokens yet";
 const NO_CREDENTIALS: &str = "delete it; the agent must bring its own credentials for now";
 
 /// The file.
@@ -64,8 +64,11 @@ pub(super) static ROOT: Table = Table {
         later("llm", AS_EGRESS),
         later("dlp", "delete it; nothing looks into what is sent yet"),
         later("limit", NO_LIMITS),
-        later("loop", NO_LIMITS),
-        later("scope", NO_LIMITS),
+        later("loop", "delete it; nothing looks for repeated calls yet"),
+        later(
+            "scope",
+            "delete it; what an agent does for the first time is not noticed yet",
+        ),
         later("credential", NO_CREDENTIALS),
         later("test", "delete it, and ask `sluice policy explain` for now"),
     ],
