@@ -1,1 +1,1 @@
-//! Placeholder.
+pub(crate) mod http1;
