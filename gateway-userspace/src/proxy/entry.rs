@@ -157,7 +157,6 @@ impl Entry {
         self.fail(failure);
     }
 
-
     /// Writes that it is open, into room of its own; the end follows under the same event.
     pub(crate) fn opened(&self, slot: Slot) {
         if let Some((_, record)) = &self.pending {
