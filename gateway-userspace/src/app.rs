@@ -1,1 +1,372 @@
-//! Placeholder.
+//! The composition root of the gateway: binds everything before anything is served, then accepts
+//! and hands over.
+
+use std::{
+    future::Future,
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    os::fd::{AsFd, BorrowedFd},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::{
+    net::{TcpListener, TcpStream, UdpSocket},
+    sync::Semaphore,
+    task::JoinSet,
+    time::Instant,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    audit::{Audit, Kind, Record},
+    config::Limits,
+    dns::{self, pins::Pins, resolver::Resolver},
+    identity::{Assurance, Identify, Peer},
+    names::{AgentId, HostName, PeerAddr},
+    policy::Policy,
+    proxy::{
+        self, Counters,
+        admission::{Admission, Fold},
+        entry::new_record,
+        failure::Failure,
+        wire::reset_on_close,
+    },
+};
+
+/// Connections that wait to be accepted, per listener.
+const BACKLOG: i32 = 1024;
+/// How often a port is tried that is to be free for TCP and UDP on all addresses.
+const PORT_TRIES: u32 = 32;
+/// Pause after a failed accept, such as for want of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Where the gateway listens.
+#[derive(Clone, Debug)]
+pub struct BindConfig {
+    /// TCP and UDP port, the same on all addresses; 0 for one that is free.
+    pub port: u16,
+    /// Addresses that must be there. Default: 127.0.0.1.
+    pub addresses: Vec<IpAddr>,
+    /// Addresses that are used where the host has them, such as ::1. Default: none.
+    pub optional: Vec<IpAddr>,
+}
+
+impl Default for BindConfig {
+    fn default() -> Self {
+        Self {
+            port: 0,
+            addresses: vec![Ipv4Addr::LOCALHOST.into()],
+            optional: Vec::new(),
+        }
+    }
+}
+
+/// Why the gateway cannot listen.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// No address is given.
+    #[error("there is no address to listen on")]
+    NoAddress,
+    /// The system refuses.
+    #[error("listening on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// What a gateway works with.
+pub struct Context {
+    /// Names who is on the line.
+    pub identify: Arc<dyn Identify>,
+    /// The policy that decides; may be swapped at any time.
+    pub policy: Arc<ArcSwap<Policy>>,
+    /// Where decisions are recorded.
+    pub audit: Audit,
+    /// Limits on everything.
+    pub limits: Limits,
+    /// How far the boundary holds, for the records.
+    pub assurance: Assurance,
+    /// Resolves names.
+    pub resolver: Resolver,
+}
+
+/// The gateway, as a name for its two steps: [`Gateway::bind`], then [`Bound::serve`].
+#[derive(Debug)]
+pub struct Gateway;
+
+/// A gateway that listens and does not serve yet.
+#[derive(Debug)]
+pub struct Bound {
+    listeners: Vec<Listener>,
+    counters: Arc<Counters>,
+}
+
+#[derive(Debug)]
+struct Listener {
+    address: SocketAddr,
+    tcp: Socket,
+    udp: Socket,
+}
+
+impl Gateway {
+    /// Listens. Needs no runtime.
+    ///
+    /// # Errors
+    /// [`BindError`] names the address that cannot be had.
+    pub fn bind(config: &BindConfig) -> Result<Bound, BindError> {
+        let mut tries = if config.port == 0 { PORT_TRIES } else { 1 };
+        loop {
+            tries -= 1;
+            match bind_all(config) {
+                Ok(listeners) => {
+                    return Ok(Bound {
+                        listeners,
+                        counters: Arc::default(),
+                    });
+                }
+                // The port that the first socket was given is taken on another.
+                Err(BindError::Listen { source, .. })
+                    if tries > 0 && source.kind() == io::ErrorKind::AddrInUse => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+fn bind_all(config: &BindConfig) -> Result<Vec<Listener>, BindError> {
+    let mut port = config.port;
+    let mut listeners = Vec::new();
+    let required = config.addresses.iter().map(|ip| (ip, true));
+    let optional = config.optional.iter().map(|ip| (ip, false));
+    for (&ip, required) in required.chain(optional) {
+        let address = SocketAddr::new(ip, port);
+        match Listener::bind(address) {
+            Ok(listener) => {
+                port = listener.address.port();
+                listeners.push(listener);
+            }
+            Err(source) if !required && is_missing(&source) => {}
+            Err(source) => return Err(BindError::Listen { address, source }),
+        }
+    }
+    if listeners.is_empty() {
+        return Err(BindError::NoAddress);
+    }
+    Ok(listeners)
+}
+
+/// Whether the host does not have the address, or not its family.
+fn is_missing(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrNotAvailable
+        || error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error())
+}
+
+impl Listener {
+    fn bind(address: SocketAddr) -> io::Result<Self> {
+        let domain = Domain::for_address(address);
+        let tcp = Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+        tcp.set_reuse_address(true)?;
+        let udp = Socket::new(domain, Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
+        if address.is_ipv6() {
+            tcp.set_only_v6(true)?;
+            udp.set_only_v6(true)?;
+        }
+        tcp.bind(&address.into())?;
+        let address = tcp.local_addr()?.as_socket().unwrap_or(address);
+        udp.bind(&address.into())?;
+        tcp.listen(BACKLOG)?;
+        Ok(Self { address, tcp, udp })
+    }
+}
+
+impl Bound {
+    /// The addresses, all with the same port; the first is that of the first address asked for.
+    pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        self.listeners.iter().map(|listener| listener.address)
+    }
+
+    /// The listening TCP sockets, in the order of [`Self::addresses`].
+    pub fn stream_sockets(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.listeners.iter().map(|listener| listener.tcp.as_fd())
+    }
+
+    /// The DNS sockets, in the order of [`Self::addresses`].
+    pub fn datagram_sockets(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.listeners.iter().map(|listener| listener.udp.as_fd())
+    }
+
+    /// Totals of what is turned away at the door, to be read while it serves.
+    #[must_use]
+    pub fn counters(&self) -> Arc<Counters> {
+        Arc::clone(&self.counters)
+    }
+
+    /// Serves until `drain` is cancelled and then lets connections finish, up to the drain limit;
+    /// what is left is cut and recorded so. When it returns, all records are handed to the audit
+    /// log. Dropping the future cuts everything at once.
+    ///
+    /// # Errors
+    /// When the sockets cannot be given to the runtime; nothing was served then.
+    pub async fn serve(self, context: Arc<Context>, drain: CancellationToken) -> io::Result<()> {
+        let cut = CancellationToken::new();
+        let _cut_when_dropped = cut.clone().drop_guard();
+        let limits = context.limits.clone();
+        let core = Arc::new(Core {
+            listening: self.addresses().collect(),
+            drain: drain.clone(),
+            cut: cut.clone(),
+            tasks: TaskTracker::new(),
+            counters: self.counters,
+            admission: Arc::new(Admission::new(limits.connections_per_agent)),
+            fold: Fold::default(),
+            pins: Mutex::new(Pins::new(limits.pins_per_agent, limits.pin_lifetime)),
+            questions: Arc::new(Semaphore::new(limits.dns_in_flight)),
+            context,
+        });
+        let mut loops = JoinSet::new();
+        for listener in self.listeners {
+            let tcp = TcpListener::from_std(listener.tcp.into())?;
+            let udp = UdpSocket::from_std(listener.udp.into())?;
+            loops.spawn(accept(Arc::clone(&core), tcp));
+            let core = Arc::clone(&core);
+            loops.spawn(dns::server::serve_datagrams(core, Arc::new(udp), listener.address));
+        }
+        drain.cancelled().await;
+        loops.shutdown().await;
+        core.tasks.close();
+        if tokio::time::timeout(limits.drain_timeout, core.tasks.wait()).await.is_err() {
+            cut.cancel();
+            core.tasks.wait().await;
+        }
+        core.record_folded();
+        Ok(())
+    }
+}
+
+/// What all connections of a gateway share.
+pub(crate) struct Core {
+    /// What it was given.
+    pub(crate) context: Arc<Context>,
+    /// Its own addresses, which it must not dial.
+    pub(crate) listening: Vec<SocketAddr>,
+    /// Cancelled when no new work is to begin.
+    pub(crate) drain: CancellationToken,
+    /// Totals.
+    pub(crate) counters: Arc<Counters>,
+    /// Room for DNS questions under way.
+    pub(crate) questions: Arc<Semaphore>,
+    /// Cancelled when what is under way is to end.
+    cut: CancellationToken,
+    tasks: TaskTracker,
+    admission: Arc<Admission>,
+    fold: Fold,
+    pins: Mutex<Pins>,
+}
+
+impl Core {
+    /// The policy as of now.
+    pub(crate) fn policy(&self) -> Arc<Policy> {
+        self.context.policy.load_full()
+    }
+
+    /// The names for which this agent was given this address.
+    pub(crate) fn names_given(&self, agent: &AgentId, address: IpAddr) -> Vec<HostName> {
+        self.with_pins(|pins| pins.names(agent, address, Instant::now()))
+    }
+
+    /// Remembers what this agent was told.
+    pub(crate) fn remember(&self, agent: &AgentId, name: &HostName, addresses: &[IpAddr]) {
+        self.with_pins(|pins| pins.remember(agent, name, addresses, Instant::now()));
+    }
+
+    fn with_pins<T>(&self, work: impl FnOnce(&mut Pins) -> T) -> T {
+        // Pins are whole between any two steps: a panic elsewhere spoils nothing.
+        work(&mut self.pins.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Runs work that a drain waits for, and that ends when the gateway does.
+    pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let cut = self.cut.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = work => {}
+                () = cut.cancelled() => {}
+            }
+        });
+    }
+
+    /// Records something that was turned away at the door, at most once a second for the same
+    /// agent and reason; the others are folded into the next record.
+    pub(crate) fn turned_away(&self, peer: &Peer, kind: Kind, failure: &Failure) {
+        let report = failure.report();
+        let mut record = new_record(self, &self.policy(), peer, kind).blame(report.blame);
+        record.reason = report.reason;
+        record.hint = Some(failure.to_string());
+        if let Some(record) = self.fold.add(record, Instant::now()) {
+            self.offer(record);
+        }
+    }
+
+    fn record_folded(&self) {
+        self.fold.take().for_each(|record| self.offer(record));
+    }
+
+    /// What is recorded here was refused already; where there is no room, the log counts it.
+    fn offer(&self, record: Record) {
+        if !self.context.audit.offer(record) {
+            self.counters.audit_unavailable();
+        }
+    }
+}
+
+/// Accepts until it is stopped.
+async fn accept(core: Arc<Core>, listener: TcpListener) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, address)) => admit(&core, stream, address),
+            Err(error) => {
+                tracing::warn!(%error, "accepting a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Finds out who it is, and serves them if they may have one more.
+fn admit(core: &Arc<Core>, stream: TcpStream, address: SocketAddr) {
+    let peer = match core.context.identify.stream(&stream, address) {
+        Ok(peer) => peer,
+        Err(error) => {
+            tracing::debug!(%address, %error, "closing a connection of nobody");
+            core.counters.unattributed();
+            core.turned_away(&nobody(address), Kind::Tcp, &Failure::Unattributed);
+            return reset_on_close(&stream);
+        }
+    };
+    let Some(admitted) = core.admission.admit(&peer.agent) else {
+        core.counters.connection_limit();
+        core.turned_away(&peer, Kind::Tcp, &Failure::ConnectionLimit);
+        return reset_on_close(&stream);
+    };
+    let connection = Arc::clone(core);
+    core.spawn(async move {
+        let _until_the_end = admitted;
+        Box::pin(proxy::serve(&connection, stream, &peer)).await;
+    });
+}
+
+/// Stands in for a peer that nobody knows.
+pub(crate) fn nobody(address: SocketAddr) -> Peer {
+    Peer {
+        agent: AgentId::parse("unattributed").expect("it fits the alphabet"),
+        address: PeerAddr(address),
+        process: None,
+        original: None,
+    }
+}

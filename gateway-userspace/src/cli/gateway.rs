@@ -1,17 +1,130 @@
-//! `sluice gateway`: not in this build.
+//! `sluice gateway`: the gateway alone, without the kernel half.
 
-use std::process::ExitCode;
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc};
+
+use anyhow::Context as _;
+use arc_swap::ArcSwap;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::say;
+use crate::{
+    app::{BindConfig, Bound, Context, Gateway},
+    audit::{Audit, AuditConfig, default_path},
+    config::Limits,
+    dns::Resolver,
+    identity::{Assurance, Cooperative},
+    policy::Policy,
+};
 
 /// Run the gateway alone, without the kernel half.
+///
+/// Nothing makes a program use it: the assurance is `cooperative`. For hosts without eBPF, for
+/// tests and for benchmarks. Ends on SIGTERM or SIGINT after open connections had 10 s to
+/// finish; a second signal ends it at once.
 #[derive(Debug, clap::Args)]
-pub struct GatewayCommand {}
+pub struct GatewayCommand {
+    /// Policy file that decides.
+    #[arg(long, value_name = "FILE")]
+    policy: PathBuf,
+    /// Address and port for HTTP, TLS and DNS clients; port 0 takes one that is free.
+    #[arg(long, value_name = "ADDR:PORT")]
+    listen: SocketAddr,
+    /// Audit file, or `-` for standard output [default: /var/log/sluice/audit.jsonl for root,
+    /// otherwise ~/.local/state/sluice/audit.jsonl].
+    #[arg(long, value_name = "FILE")]
+    audit: Option<PathBuf>,
+}
 
 impl GatewayCommand {
-    /// Refuses.
+    /// Serves until it is told to end.
     ///
     /// # Errors
-    /// Always: this build has no such command.
+    /// When the policy, the audit file or the address cannot be had.
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        anyhow::bail!("`sluice gateway` is not part of this build")
+        let policy = Policy::load(&self.policy)?;
+        let bound = Gateway::bind(&BindConfig {
+            port: self.listen.port(),
+            addresses: vec![self.listen.ip()],
+            optional: Vec::new(),
+        })?;
+        let audit = Audit::open(AuditConfig::path(self.audit_path()?))
+            .context("opening the audit log")?;
+        let runtime = tokio::runtime::Runtime::new().context("starting the runtime")?;
+        let served = runtime.block_on(serve(bound, policy, audit.clone()));
+        // Nothing writes to the audit log any more: it may be closed, and whole.
+        drop(runtime);
+        let summary = audit.close();
+        served?;
+        if summary.lost > 0 {
+            anyhow::bail!("{} audit records were lost", summary.lost);
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn audit_path(&self) -> anyhow::Result<PathBuf> {
+        match &self.audit {
+            Some(path) => Ok(path.clone()),
+            None => {
+                let root = rustix::process::geteuid().is_root();
+                Ok(default_path(root, std::env::var_os)?)
+            }
+        }
+    }
+}
+
+async fn serve(bound: Bound, policy: Policy, audit: Audit) -> anyhow::Result<()> {
+    let limits = Limits::default();
+    let mut signals = Signals::listen()?;
+    let drain = CancellationToken::new();
+    let context = Context {
+        identify: Arc::new(Cooperative {
+            agent: policy.agent().clone(),
+        }),
+        resolver: Resolver::system(limits.resolve_timeout)
+            .context("reading the system's DNS configuration")?,
+        policy: Arc::new(ArcSwap::from_pointee(policy)),
+        audit,
+        limits,
+        assurance: Assurance::Cooperative,
+    };
+    say::line("assurance: cooperative; without the kernel half nothing makes a program come here");
+    for address in bound.addresses() {
+        say::line(format_args!("listening on {address}"));
+    }
+    let serving = bound.serve(Arc::new(context), drain.clone());
+    tokio::pin!(serving);
+    tokio::select! {
+        ended = &mut serving => return Ok(ended?),
+        () = signals.next() => {
+            say::line("draining");
+            drain.cancel();
+        }
+    }
+    tokio::select! {
+        ended = &mut serving => Ok(ended?),
+        () = signals.next() => anyhow::bail!("ended at once, on a second signal"),
+    }
+}
+
+/// What asks the gateway to end.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> anyhow::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).context("listening for SIGTERM")?,
+            interrupt: signal(SignalKind::interrupt()).context("listening for SIGINT")?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
 }

@@ -1,0 +1,132 @@
+//! Passes a message body on, in constant memory, from one framing to the same or another.
+
+use std::{
+    io,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use bytes::{Bytes, BytesMut};
+use tokio::{io::AsyncWriteExt as _, net::tcp::WriteHalf};
+
+use super::{
+    activity::Activity,
+    http1::{
+        chunked::{self, ChunkError, Decoder, Step},
+        fields::Fields,
+        framing::Body,
+        response::Coding,
+    },
+    wire::{Input, send_both},
+};
+use crate::config::Limits;
+
+/// Why a body did not get through.
+#[derive(Debug)]
+pub(crate) enum CopyError {
+    /// The sender's connection broke or ended too early.
+    Source,
+    /// The receiver's connection broke.
+    Sink,
+    /// The body is not what its framing says.
+    Malformed(ChunkError),
+}
+
+/// What is left of a body to be read.
+#[derive(Debug)]
+enum Rest {
+    Exactly(u64),
+    Chunked(Decoder),
+    UntilClose,
+}
+
+impl Rest {
+    fn step(&mut self, buffer: &mut BytesMut) -> Result<Step, ChunkError> {
+        match self {
+            Self::Chunked(decoder) => decoder.step(buffer),
+            Self::Exactly(0) => Ok(Step::End(Fields::default())),
+            Self::Exactly(_) | Self::UntilClose if buffer.is_empty() => Ok(Step::Starved),
+            Self::UntilClose => Ok(Step::Data(buffer.split().freeze())),
+            Self::Exactly(left) => {
+                let most = usize::try_from(*left).unwrap_or(usize::MAX);
+                let data = buffer.split_to(most.min(buffer.len())).freeze();
+                *left = left.saturating_sub(data.len() as u64);
+                Ok(Step::Data(data))
+            }
+        }
+    }
+}
+
+/// One direction of an exchange.
+pub(crate) struct Copy<'a, 'w> {
+    /// Where the body comes from, directly behind its head.
+    pub(crate) input: Input<'w>,
+    /// Where it goes.
+    pub(crate) output: &'a mut WriteHalf<'w>,
+    /// Where it ends.
+    pub(crate) body: Body,
+    /// How it is marked on the way out.
+    pub(crate) coding: Coding,
+    /// Told of every movement.
+    pub(crate) activity: &'a Activity,
+    /// Counts what was written.
+    pub(crate) count: &'a AtomicU64,
+}
+
+impl Copy<'_, '_> {
+    /// Writes `head`, then the body; what is at hand goes out together.
+    ///
+    /// # Errors
+    /// [`CopyError`] says which side failed.
+    pub(crate) async fn run(mut self, head: BytesMut, limits: &Limits) -> Result<(), CopyError> {
+        let mut rest = match self.body {
+            Body::Empty => Rest::Exactly(0),
+            Body::Exactly(length) => Rest::Exactly(length),
+            Body::UntilClose => Rest::UntilClose,
+            Body::Chunked => Rest::Chunked(Decoder::new(limits.head_bytes, limits.head_fields)),
+        };
+        // What must go out before the next piece of the body.
+        let mut pending = head;
+        loop {
+            match rest.step(self.input.buffer).map_err(CopyError::Malformed)? {
+                Step::Data(data) if self.coding == Coding::Chunked => {
+                    pending.extend_from_slice(&chunked::size_line(data.len()));
+                    self.send(&mut pending, data).await?;
+                    pending.extend_from_slice(b"\r\n");
+                }
+                Step::Data(data) => self.send(&mut pending, data).await?,
+                Step::End(trailers) => {
+                    if self.coding == Coding::Chunked {
+                        chunked::write_end(&mut pending, &trailers);
+                    }
+                    return self.send(&mut pending, Bytes::new()).await;
+                }
+                Step::Starved => {
+                    self.send(&mut pending, Bytes::new()).await?;
+                    let read = self.input.fill().await;
+                    self.activity.touch();
+                    match (read, &rest) {
+                        (Ok(1..), _) => {}
+                        (Ok(0), Rest::UntilClose) => return Ok(()),
+                        (Ok(0) | Err(_), _) => return Err(CopyError::Source),
+                    }
+                }
+            }
+        }
+    }
+
+    async fn send(&mut self, pending: &mut BytesMut, data: Bytes) -> Result<(), CopyError> {
+        let length = pending.len() + data.len();
+        if length == 0 {
+            return Ok(());
+        }
+        let written: io::Result<()> = if pending.is_empty() {
+            self.output.write_all(&data).await
+        } else {
+            send_both(self.output, pending, data).await
+        };
+        written.map_err(|_| CopyError::Sink)?;
+        self.activity.touch();
+        self.count.fetch_add(length as u64, Ordering::Relaxed);
+        Ok(())
+    }
+}

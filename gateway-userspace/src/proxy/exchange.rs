@@ -1,0 +1,194 @@
+//! One request on its way out and its response on the way back, at the same time.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::BytesMut;
+use tokio::io::AsyncWriteExt as _;
+
+use super::{
+    activity::Activity,
+    body::{Copy, CopyError},
+    entry::Entry,
+    failure::Failure,
+    http1::{
+        Version,
+        framing::Body,
+        request::RequestHead,
+        response::{Coding, ResponseHead},
+    },
+    wire::{Input, NoHead, Wire},
+};
+use crate::app::Core;
+
+/// Interim responses to one request. More are a loop.
+const INTERIM_MAX: u32 = 16;
+
+/// A request was carried out.
+#[derive(Debug)]
+pub(crate) struct Done {
+    /// The agent may send another.
+    pub(crate) agent_stays: bool,
+    /// The upstream takes another.
+    pub(crate) upstream_stays: bool,
+}
+
+/// A request failed.
+#[derive(Debug)]
+pub(crate) struct Halt {
+    /// Why.
+    pub(crate) failure: Failure,
+    /// Whether the agent has seen the beginning of the response.
+    pub(crate) begun: bool,
+}
+
+impl From<Failure> for Halt {
+    fn from(failure: Failure) -> Self {
+        Self {
+            failure,
+            begun: false,
+        }
+    }
+}
+
+/// Sends `out` and the request's body, and relays the response. A response may come, and end,
+/// before the request does.
+///
+/// # Errors
+/// Why it failed, and whether the response had begun.
+pub(crate) async fn exchange(
+    core: &Core,
+    entry: &mut Entry,
+    agent: &mut Wire,
+    upstream: &mut Wire,
+    head: &RequestHead,
+    out: BytesMut,
+    may_stay: bool,
+) -> Result<Done, Halt> {
+    let limits = &core.context.limits;
+    let activity = Activity::begin();
+    let (sent_whole, begun) = (AtomicBool::new(false), AtomicBool::new(false));
+    let (agent_in, mut agent_out) = agent.split();
+    let (upstream_in, mut upstream_out) = upstream.split();
+
+    let traffic = &entry.traffic;
+    let request = Copy {
+        input: agent_in,
+        output: &mut upstream_out,
+        body: head.body,
+        coding: match head.body {
+            Body::Chunked => Coding::Chunked,
+            Body::Empty | Body::Exactly(_) | Body::UntilClose => Coding::Plain,
+        },
+        activity: &activity,
+        count: &traffic.out,
+    };
+    let send = async {
+        let sent = request.run(out, limits).await;
+        sent_whole.store(sent.is_ok(), Ordering::Relaxed);
+        sent
+    };
+    let receive = async {
+        let mut upstream_in = upstream_in;
+        let response =
+            response_head(core, &mut upstream_in, &mut agent_out, head, &activity).await?;
+        begun.store(true, Ordering::Relaxed);
+        let agent_stays = may_stay
+            && head.keep_alive
+            && response.is_delimited_for(head.version)
+            && sent_whole.load(Ordering::Relaxed)
+            && !core.drain.is_cancelled();
+        let mut out = BytesMut::with_capacity(1024);
+        response.write(&mut out, head.version, agent_stays);
+        let copy = Copy {
+            input: upstream_in,
+            output: &mut agent_out,
+            body: response.body,
+            coding: response.coding_for(head.version),
+            activity: &activity,
+            count: &traffic.back,
+        };
+        copy.run(out, limits).await.map_err(|error| match error {
+            CopyError::Source => Failure::UpstreamGone,
+            CopyError::Sink => Failure::AgentGone,
+            CopyError::Malformed(error) => Failure::ResponseBody(error),
+        })?;
+        Ok((response.status, agent_stays, response.keep_alive))
+    };
+
+    let ended = {
+        tokio::pin!(send);
+        tokio::pin!(receive);
+        let idle = activity.idle(limits.idle_timeout);
+        tokio::pin!(idle);
+        let mut sending = true;
+        loop {
+            tokio::select! {
+                biased;
+                sent = &mut send, if sending => {
+                    sending = false;
+                    match sent {
+                        // Where the upstream takes no more, its answer may be on its way.
+                        Ok(()) | Err(CopyError::Sink) => {}
+                        Err(CopyError::Source) => break Err(Failure::AgentGone),
+                        Err(CopyError::Malformed(error)) => {
+                            break Err(Failure::RequestBody(error));
+                        }
+                    }
+                }
+                received = &mut receive => break received,
+                () = &mut idle => break Err(if sending {
+                    Failure::AgentStalled
+                } else {
+                    Failure::UpstreamStalled
+                }),
+            }
+        }
+    };
+    let sent_whole = sent_whole.into_inner();
+    match ended {
+        Ok((status, agent_stays, upstream_stays)) => {
+            entry.status(status);
+            Ok(Done {
+                agent_stays,
+                upstream_stays: upstream_stays && sent_whole,
+            })
+        }
+        Err(failure) => Err(Halt {
+            failure,
+            begun: begun.into_inner(),
+        }),
+    }
+}
+
+/// The final response head; interim ones are passed on.
+async fn response_head(
+    core: &Core,
+    upstream: &mut Input<'_>,
+    agent: &mut tokio::net::tcp::WriteHalf<'_>,
+    request: &RequestHead,
+    activity: &Activity,
+) -> Result<ResponseHead, Failure> {
+    let limits = &core.context.limits;
+    let to_head = request.method == "HEAD";
+    for interim in 0..=INTERIM_MAX {
+        let block = upstream.head(limits).await.map_err(|error| match error {
+            NoHead::Closed if interim == 0 => Failure::UpstreamClosed,
+            NoHead::Closed | NoHead::Truncated => Failure::UpstreamGone,
+            NoHead::Slow => Failure::UpstreamStalled,
+            NoHead::Malformed(error) => Failure::Response(error),
+        })?;
+        activity.touch();
+        let head = ResponseHead::parse(&block, limits.head_fields, to_head)
+            .map_err(Failure::Response)?;
+        if !head.is_interim() {
+            return Ok(head);
+        }
+        // HTTP/1.0 knows no interim responses.
+        if request.version == Version::Http11 {
+            let mut out = BytesMut::new();
+            head.write(&mut out, request.version, true);
+            agent.write_all(&out).await.map_err(|_| Failure::AgentGone)?;
+        }
+    }
+    Err(Failure::InterimLimit)
+}

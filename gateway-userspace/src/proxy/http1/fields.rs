@@ -1,0 +1,186 @@
+//! Header and trailer fields, and which of them end at the gateway.
+
+use bytes::{Bytes, BytesMut};
+
+use super::{HeadError, from_httparse};
+
+/// One field: a name as sent, and a value without the white space around it.
+#[derive(Clone, Debug)]
+pub(crate) struct Field {
+    name: Bytes,
+    value: Bytes,
+}
+
+/// The fields of a head, in the order they came.
+#[derive(Clone, Default, Debug)]
+pub(crate) struct Fields(Vec<Field>);
+
+/// There is more than one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Repeated;
+
+/// Fields that concern one hop only (RFC 9110, 7.6.1), besides `Proxy-*` and those that
+/// `Connection` names. `Trailer` is left: trailers are relayed.
+const HOP_BY_HOP: [&[u8]; 6] =
+    [b"connection", b"keep-alive", b"te", b"transfer-encoding", b"upgrade", b"http2-settings"];
+
+/// Fields that the gateway writes itself, from what it decided on.
+const REWRITTEN: [&[u8]; 2] = [b"host", b"content-length"];
+
+impl Fields {
+    /// Copies what httparse found in `block`, by reference.
+    pub(super) fn collect(block: &Bytes, parsed: &[httparse::Header<'_>]) -> Self {
+        Self(
+            parsed
+                .iter()
+                .map(|header| Field {
+                    name: block.slice_ref(header.name.as_bytes()),
+                    value: block.slice_ref(header.value),
+                })
+                .collect(),
+        )
+    }
+
+    /// Parses a trailer section with its empty line, already passed by the scanner.
+    ///
+    /// # Errors
+    /// A malformed line, or more than `most` fields.
+    pub(super) fn parse_trailers(block: &Bytes, most: usize) -> Result<Self, HeadError> {
+        let mut space = vec![httparse::EMPTY_HEADER; most];
+        match httparse::parse_headers(block, &mut space) {
+            Ok(httparse::Status::Complete((_, parsed))) => Ok(Self::collect(block, parsed)),
+            Ok(httparse::Status::Partial) => Err(HeadError::FieldLine),
+            Err(error) => Err(from_httparse(error)),
+        }
+    }
+
+    /// The values of all fields of this (lower-case) name.
+    pub(crate) fn all(&self, name: &'static str) -> impl Iterator<Item = &[u8]> {
+        self.0
+            .iter()
+            .filter(move |field| field.name.eq_ignore_ascii_case(name.as_bytes()))
+            .map(|field| field.value.as_ref())
+    }
+
+    /// The value of the only field of this name.
+    ///
+    /// # Errors
+    /// [`Repeated`] if there are several.
+    pub(crate) fn only(&self, name: &'static str) -> Result<Option<&[u8]>, Repeated> {
+        let mut values = self.all(name);
+        let first = values.next();
+        match values.next() {
+            Some(_) => Err(Repeated),
+            None => Ok(first),
+        }
+    }
+
+    /// The members of a comma-separated list, over all fields of this name.
+    pub(crate) fn list(&self, name: &'static str) -> impl Iterator<Item = &[u8]> {
+        self.all(name)
+            .flat_map(|value| value.split(|&b| b == b','))
+            .map(<[u8]>::trim_ascii)
+            .filter(|member| !member.is_empty())
+    }
+
+    /// Whether a comma-separated list has this member.
+    pub(crate) fn lists(&self, name: &'static str, member: &str) -> bool {
+        self.list(name)
+            .any(|found| found.eq_ignore_ascii_case(member.as_bytes()))
+    }
+
+    /// Writes the fields that are meant for the other end.
+    pub(super) fn write_end_to_end(&self, out: &mut BytesMut) {
+        for field in &self.0 {
+            if !self.ends_here(&field.name) && !named_in(&REWRITTEN, &field.name) {
+                write_field(out, &field.name, &field.value);
+            }
+        }
+    }
+
+    /// Writes trailer fields: never one that says how to read, route or authorise a message.
+    pub(super) fn write_trailers(&self, out: &mut BytesMut) {
+        const FORBIDDEN: [&[u8]; 8] = [
+            b"authorization",
+            b"cookie",
+            b"content-encoding",
+            b"content-type",
+            b"content-range",
+            b"expect",
+            b"set-cookie",
+            b"trailer",
+        ];
+        for field in &self.0 {
+            if !self.ends_here(&field.name)
+                && !named_in(&REWRITTEN, &field.name)
+                && !named_in(&FORBIDDEN, &field.name)
+            {
+                write_field(out, &field.name, &field.value);
+            }
+        }
+    }
+
+    fn ends_here(&self, name: &[u8]) -> bool {
+        named_in(&HOP_BY_HOP, name)
+            || name.get(..6).is_some_and(|start| start.eq_ignore_ascii_case(b"proxy-"))
+            || self.list("connection").any(|listed| listed.eq_ignore_ascii_case(name))
+    }
+}
+
+fn named_in(names: &[&[u8]], name: &[u8]) -> bool {
+    names.iter().any(|listed| listed.eq_ignore_ascii_case(name))
+}
+
+/// Writes one field line.
+pub(super) fn write_field(out: &mut BytesMut, name: &[u8], value: &[u8]) {
+    out.extend_from_slice(name);
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(text: &str) -> Fields {
+        let block = Bytes::copy_from_slice(text.as_bytes());
+        Fields::parse_trailers(&block, 16).unwrap()
+    }
+
+    fn end_to_end(text: &str) -> String {
+        let mut out = BytesMut::new();
+        fields(text).write_end_to_end(&mut out);
+        String::from_utf8(out.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn one_hop_fields_stay_here() {
+        assert_eq!(
+            end_to_end(
+                "Host: a\r\nConnection: close, X-Mine\r\nX-Mine: 1\r\nx-other:  2 \r\n\
+                 Proxy-Authorization: Basic x\r\nProxy-Connection: keep-alive\r\nTE: trailers\r\n\
+                 Transfer-Encoding: chunked\r\nContent-Length: 3\r\nKeep-Alive: 5\r\n\
+                 Upgrade: h2c\r\nTrailer: X-Sum\r\nAccept: */*\r\n\r\n"
+            ),
+            "x-other: 2\r\nTrailer: X-Sum\r\nAccept: */*\r\n"
+        );
+    }
+
+    #[test]
+    fn trailers_say_nothing_on_framing_or_authority() {
+        let mut out = BytesMut::new();
+        fields("X-Sum: 1\r\nContent-Length: 9\r\nHost: b\r\nAuthorization: x\r\nTE: a\r\n\r\n")
+            .write_trailers(&mut out);
+        assert_eq!(&out[..], b"X-Sum: 1\r\n");
+    }
+
+    #[test]
+    fn only_refuses_a_second() {
+        let fields = fields("A: 1\r\na: 2\r\nB: x, y ,,z\r\n\r\n");
+        assert_eq!(fields.only("a"), Err(Repeated));
+        assert_eq!(fields.only("c"), Ok(None));
+        assert!(fields.lists("b", "Y"));
+        assert_eq!(fields.list("b").count(), 3);
+    }
+}

@@ -1,0 +1,330 @@
+//! The HTTP requests of one connection, one after the other, each decided on its own.
+
+use std::{future::Future, net::SocketAddr};
+
+use bytes::{Bytes, BytesMut};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::{
+    authorize,
+    entry::Entry,
+    exchange::{Halt, exchange},
+    failure::Failure,
+    http1::{
+        HeadError,
+        framing::Body,
+        request::RequestHead,
+        target::{Authority, PathAndQuery, Target, TargetError},
+    },
+    reply::{self, Shape},
+    upstream::Upstream,
+    wire::{NoHead, Wire},
+};
+use crate::{
+    app::Core,
+    audit::Kind,
+    identity::Peer,
+    names::Host,
+    policy::{Policy, Request},
+};
+
+/// Port of HTTP.
+const HTTP_PORT: u16 = 80;
+
+/// What a connection is already bound to, before a request says more.
+#[derive(Clone, Debug)]
+pub(crate) enum Scope {
+    /// Nothing: a connection to the gateway's own port.
+    Explicit,
+    /// The destination that the agent asked the kernel for.
+    Redirected(SocketAddr),
+    /// What CONNECT named.
+    Tunnel(Host, u16),
+}
+
+/// The requests of one connection.
+pub(crate) struct Session<'a> {
+    core: &'a Core,
+    peer: &'a Peer,
+    scope: Scope,
+    agent: Wire,
+    upstream: Option<Upstream>,
+    deadline: Instant,
+}
+
+/// What becomes of a connection after a request.
+pub(crate) enum Turn {
+    /// It waits for the next.
+    Next,
+    /// It is closed, so that the last answer arrives.
+    Close,
+    /// It is reset, so that the last answer is not taken for whole.
+    Reset,
+    /// It becomes a tunnel to here.
+    Connect(Host, u16),
+}
+
+impl Scope {
+    /// The one place that a request is for, and the path there.
+    fn place(&self, head: &RequestHead) -> Result<(Host, u16, PathAndQuery), HeadError> {
+        let (named, path) = match &head.target {
+            Target::Authority(..) => return Err(HeadError::Target(TargetError::Form)),
+            Target::Absolute(authority, path) => {
+                let port = authority.port.unwrap_or(HTTP_PORT);
+                let host_agrees = head.host.as_ref().is_none_or(|named| {
+                    named.host == authority.host && named.port.unwrap_or(HTTP_PORT) == port
+                });
+                if !host_agrees {
+                    return Err(HeadError::HostMismatch);
+                }
+                let place = Authority {
+                    host: authority.host.clone(),
+                    port: Some(port),
+                };
+                (Some(place), path)
+            }
+            Target::Origin(path) => (head.host.clone(), path),
+        };
+        let (host, port) = match (self, named) {
+            (Self::Explicit, None) => return Err(HeadError::HostMissing),
+            (Self::Explicit, Some(named)) => (named.host, named.port.unwrap_or(HTTP_PORT)),
+            (Self::Redirected(to), None) => (Host::Address(to.ip()), to.port()),
+            (Self::Redirected(to), Some(named)) => {
+                if named.port.is_some_and(|port| port != to.port()) {
+                    return Err(HeadError::HostMismatch);
+                }
+                (named.host, to.port())
+            }
+            (Self::Tunnel(host, port), named) => {
+                if named.is_some_and(|named| !named.is(host, *port)) {
+                    return Err(HeadError::HostMismatch);
+                }
+                (host.clone(), *port)
+            }
+        };
+        Ok((host, port, path.clone()))
+    }
+}
+
+impl<'a> Session<'a> {
+    /// Takes over a connection on which HTTP was seen.
+    pub(crate) const fn new(
+        core: &'a Core,
+        peer: &'a Peer,
+        scope: Scope,
+        agent: Wire,
+        deadline: Instant,
+    ) -> Self {
+        Self {
+            core,
+            peer,
+            scope,
+            agent,
+            upstream: None,
+            deadline,
+        }
+    }
+
+    /// With a connection that is open already, for requests that it serves.
+    pub(crate) fn with_upstream(mut self, upstream: Upstream) -> Self {
+        self.upstream = Some(upstream);
+        self
+    }
+
+    /// Serves request after request. Comes back with the connection where one was a CONNECT to
+    /// the gateway's own port.
+    pub(crate) async fn run(mut self) -> Option<(Host, u16, Wire)> {
+        let limits = &self.core.context.limits;
+        for count in 1..=limits.requests_per_connection {
+            let wait = if count == 1 {
+                limits.head_timeout
+            } else {
+                limits.idle_timeout
+            };
+            let mut input = self.agent.input();
+            let begun = tokio::select! {
+                biased;
+                begun = input.begins(wait) => begun,
+                () = self.core.drain.cancelled() => false,
+                () = tokio::time::sleep_until(self.deadline) => false,
+            };
+            if !begun {
+                break;
+            }
+            let last = count == limits.requests_per_connection;
+            match self.turn(last).await {
+                Turn::Next => {}
+                Turn::Close => break,
+                Turn::Reset => {
+                    self.agent.reset_on_close();
+                    return None;
+                }
+                Turn::Connect(host, port) => return Some((host, port, self.agent)),
+            }
+        }
+        self.agent.close().await;
+        None
+    }
+
+    async fn turn(&mut self, last: bool) -> Turn {
+        let limits = &self.core.context.limits;
+        let block = match self.agent.input().head_in_time(limits).await {
+            Ok(block) => block,
+            Err(NoHead::Closed) => return Turn::Close,
+            Err(NoHead::Truncated) => return self.refuse(&Failure::AgentGone).await,
+            Err(NoHead::Slow) => return self.refuse(&Failure::RequestSlow).await,
+            Err(NoHead::Malformed(error)) => return self.refuse(&Failure::Request(error)).await,
+        };
+        let head = match RequestHead::parse(&block, limits.head_fields) {
+            Ok(head) => head,
+            Err(error) => return self.refuse(&Failure::Request(error)).await,
+        };
+        match (&self.scope, &head.target) {
+            (Scope::Explicit, Target::Authority(host, port)) => Turn::Connect(host.clone(), *port),
+            (Scope::Explicit | Scope::Redirected(_) | Scope::Tunnel(..), _) => {
+                self.request(&head, last).await
+            }
+        }
+    }
+
+    async fn refuse(&mut self, failure: &Failure) -> Turn {
+        record_and_answer(self.core, self.peer, Kind::Http, &mut self.agent, failure).await
+    }
+
+    async fn request(&mut self, head: &RequestHead, last: bool) -> Turn {
+        let policy = self.core.policy();
+        let shape = Shape {
+            keep_alive: head.keep_alive && !last && head.body == Body::Empty,
+            to_head: head.method == "HEAD",
+        };
+        let mut entry = match Entry::open(self.core, &policy, self.peer, Kind::Http).await {
+            Ok(entry) => entry,
+            Err(failure) => {
+                return answer(&mut self.agent, &failure, Uuid::now_v7(), shape).await;
+            }
+        };
+        let deadline = self.deadline;
+        let carried = self.carry_out(&policy, &mut entry, head, last);
+        match in_time(deadline, carried).await {
+            Ok(turn) => {
+                entry.done();
+                turn
+            }
+            Err(Halt { failure, begun }) => {
+                self.upstream = None;
+                if begun {
+                    entry.failed(&failure);
+                    return Turn::Reset;
+                }
+                let event = entry.event();
+                entry.status(failure.report().status);
+                entry.failed(&failure);
+                answer(&mut self.agent, &failure, event, shape).await
+            }
+        }
+    }
+
+    async fn carry_out(
+        &mut self,
+        policy: &Policy,
+        entry: &mut Entry,
+        head: &RequestHead,
+        last: bool,
+    ) -> Result<Turn, Halt> {
+        entry.asks(&head.method, None);
+        let (host, port, path) = self.scope.place(head).map_err(Failure::Request)?;
+        entry.target(&host, port);
+        entry.asks(&head.method, Some(path.path()));
+        let request = Request::Http {
+            host: &host,
+            port,
+            method: &head.method,
+            path: path.path(),
+        };
+        let permit = authorize(self.core, policy, entry, &request, &host, port).await?;
+        let mut kept = self.upstream.take().filter(|kept| kept.serves(&permit, &host, port));
+        loop {
+            let (mut upstream, reused) = match kept.take() {
+                Some(kept) => (kept, true),
+                None => (Upstream::open(self.core, entry, &permit, &host, port).await?, false),
+            };
+            entry.dialled(upstream.address);
+            let mut out = BytesMut::with_capacity(1024);
+            head.write(&mut out, &path, &host, port);
+            let (agent, wire) = (&mut self.agent, &mut upstream.wire);
+            match exchange(self.core, entry, agent, wire, head, out, !last).await {
+                Ok(done) => {
+                    self.upstream = done.upstream_stays.then_some(upstream);
+                    return Ok(if done.agent_stays { Turn::Next } else { Turn::Close });
+                }
+                // The upstream closed a kept connection just when it was used again.
+                Err(Halt {
+                    failure: Failure::UpstreamClosed,
+                    begun: false,
+                }) if reused && head.may_be_repeated() => {}
+                Err(halt) => return Err(halt),
+            }
+        }
+    }
+}
+
+async fn in_time<T>(
+    deadline: Instant,
+    work: impl Future<Output = Result<T, Halt>>,
+) -> Result<T, Halt> {
+    tokio::time::timeout_at(deadline, work)
+        .await
+        .unwrap_or(Err(Halt {
+            failure: Failure::AgeLimit,
+            begun: true,
+        }))
+}
+
+/// Refuses something before it is a request, records that, answers, and closes.
+pub(crate) async fn refuse(
+    core: &Core,
+    peer: &Peer,
+    kind: Kind,
+    mut agent: Wire,
+    failure: &Failure,
+) {
+    record_and_answer(core, peer, kind, &mut agent, failure).await;
+    agent.close().await;
+}
+
+async fn record_and_answer(
+    core: &Core,
+    peer: &Peer,
+    kind: Kind,
+    agent: &mut Wire,
+    failure: &Failure,
+) -> Turn {
+    let shape = Shape {
+        keep_alive: false,
+        to_head: false,
+    };
+    match Entry::open(core, &core.policy(), peer, kind).await {
+        Ok(mut entry) => {
+            let event = entry.event();
+            entry.status(failure.report().status);
+            entry.failed(failure);
+            answer(agent, failure, event, shape).await
+        }
+        Err(unavailable) => answer(agent, &unavailable, Uuid::now_v7(), shape).await,
+    }
+}
+
+/// Sends the gateway's own answer.
+pub(crate) async fn answer(
+    agent: &mut Wire,
+    failure: &Failure,
+    event: Uuid,
+    shape: Shape,
+) -> Turn {
+    let answer: Bytes = reply::render(failure, event, shape).into();
+    match agent.send(&answer).await {
+        Ok(()) if shape.keep_alive => Turn::Next,
+        Ok(()) | Err(_) => Turn::Close,
+    }
+}
