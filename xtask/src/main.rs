@@ -1,1 +1,83 @@
-fn main() {}
+//! `cargo xtask`: sets up, builds, runs and tests Sluice, each by one command on a clean clone.
+//!
+//! Owns what a developer or CI would otherwise do by hand. Must never be needed by an installed
+//! `sluice`, nor hold any of its logic.
+
+mod abi;
+mod build;
+mod ci;
+mod confine;
+mod demo;
+mod interrupt;
+mod isolated;
+mod process;
+mod setup;
+mod test;
+mod workspace;
+
+use std::{ffi::OsString, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+/// Sets up, builds, runs and tests Sluice.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Look for all that building, demo and tests need, and install what is missing
+    Setup,
+    /// Show the demo, or confine CMD under a shipped policy
+    Run {
+        /// Profile of `policies/` that CMD gets
+        #[arg(long, default_value = "coding-agent")]
+        policy: String,
+        /// The command to confine; without it, the demo is shown
+        #[arg(last = true, value_name = "CMD")]
+        command: Vec<OsString>,
+    },
+    /// Set up, build, and run all tests
+    Test {
+        /// Handed on to the test runner, such as a part of a test's name
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Check sources, format, lints, documentation and layout, as CI does
+    Ci,
+    /// Compare the layout that crosses the kernel boundary with gateway-common/abi.txt
+    Abi {
+        /// Write the file instead
+        #[arg(long)]
+        bless: bool,
+    },
+    /// Run CMD with mounts of its own (how tests are run)
+    #[command(hide = true)]
+    Isolated {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        command: Vec<OsString>,
+    },
+    /// Show the demo as root, once everything is built
+    #[command(hide = true)]
+    Demo,
+}
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().task {
+        Task::Setup => setup::run(setup::Scope::Test).map(|()| ExitCode::SUCCESS),
+        Task::Run { command, .. } if command.is_empty() => demo::prepare(),
+        Task::Run { policy, command } => confine::run(&policy, &command),
+        Task::Test { arguments } => test::run(&arguments),
+        Task::Ci => ci::run().map(|()| ExitCode::SUCCESS),
+        Task::Abi { bless } => abi::run(bless).map(|()| ExitCode::SUCCESS),
+        Task::Isolated { command } => isolated::run(&command),
+        Task::Demo => demo::show(),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("xtask: {error:#}");
+        ExitCode::FAILURE
+    })
+}

@@ -1,0 +1,20 @@
+//! Building what the other tasks run.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use crate::{
+    process::{self, Run as _},
+    workspace,
+};
+
+/// Builds `sluice` with the kernel half inside, and answers where it is.
+///
+/// The debug profile: it is built for tests anyway, and the demo is not a benchmark.
+pub(crate) fn sluice() -> Result<PathBuf> {
+    process::cargo()
+        .args(["build", "--package", "gateway-userspace", "--bin", "sluice"])
+        .run()?;
+    workspace::sluice()
+}
