@@ -77,6 +77,10 @@ pub(crate) fn declares(config: &AgentConfig, port: u16) -> bool {
 
 /// A function of its own, so that the ports are not kept on the caller's stack.
 #[inline(never)]
+#[expect(
+    clippy::needless_range_loop,
+    reason = "an iterator would hand out references, and each read must be volatile"
+)]
 fn among_loopback(port: u16) -> bool {
     let mut found = false;
     for index in 0..gateway_common::LOOPBACK_PORTS_MAX {
