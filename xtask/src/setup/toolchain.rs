@@ -33,6 +33,12 @@ pub(super) const BPF_TOOLCHAIN: Step = Step {
             packages::apt_install(DEBIAN)?;
             return link();
         }
+        if name()? == LINKED {
+            // build.rs would take it, unfit as it is.
+            process::command("rustup")
+                .args(["toolchain", "uninstall", LINKED])
+                .run()?;
+        }
         process::command("rustup")
             .args(["toolchain", "install", "nightly", "--profile=minimal"])
             .args(["--component=rust-src", "--component=clippy"])
