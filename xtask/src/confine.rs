@@ -5,7 +5,7 @@ use std::{ffi::OsString, fs, path::Path, process::ExitCode};
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    build,
+    build, interrupt,
     process::{self, Run as _},
     setup, workspace,
 };
@@ -29,6 +29,8 @@ pub(crate) fn run(policy: &str, command: &[OsString]) -> Result<ExitCode> {
         .and_then(|file| file.keep().map_err(Into::into))
         .with_context(|| format!("making an audit file in {}", folder.display()))?;
 
+    // CMD may well go on after a Ctrl-C, and its records are to be shown in any case.
+    interrupt::watch()?;
     let here = std::env::current_dir().context("finding the current folder")?;
     let ended = process::as_root(&sluice)?
         .current_dir(here)

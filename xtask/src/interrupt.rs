@@ -1,9 +1,10 @@
-//! Ctrl-C and SIGTERM: the child is told, and this process then unwinds, so that nothing of the
-//! demo stays behind.
+//! Ctrl-C and SIGTERM: this process lives on until its child has ended, and then unwinds, so that
+//! nothing stays behind.
 
 use std::{
     process::Child,
     sync::atomic::{AtomicBool, AtomicI32, Ordering},
+    thread,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -11,28 +12,35 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use signal_hook::{
+    consts::{SIGINT, SIGTERM},
+    iterator::Signals,
+};
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
-/// The child that is told; 0 where there is none.
+/// The child that SIGTERM is handed on to; 0 where there is none.
 static CHILD: AtomicI32 = AtomicI32::new(0);
 
 /// From now on, an interruption no longer ends this process at once.
 pub(crate) fn watch() -> Result<()> {
-    ctrlc::set_handler(|| {
-        INTERRUPTED.store(true, Ordering::SeqCst);
-        tell_child();
-    })
-    .context("watching for Ctrl-C")
+    let mut signals = Signals::new([SIGINT, SIGTERM]).context("watching for signals")?;
+    thread::spawn(move || {
+        for signal in signals.forever() {
+            INTERRUPTED.store(true, Ordering::SeqCst);
+            // Ctrl-C reaches the child as well, from the terminal itself.
+            if signal == SIGTERM {
+                terminate_child();
+            }
+        }
+    });
+    Ok(())
 }
 
-/// Interruptions end `child`, which this process is waiting for.
-///
-/// # Errors
-/// There has been one already.
+/// SIGTERM will end `child` too, which this process is waiting for.
 pub(crate) fn forward_to(child: &Child) -> Result<()> {
     let pid = i32::try_from(child.id()).context("a process id past i32")?;
     CHILD.store(pid, Ordering::SeqCst);
-    check()
+    Ok(())
 }
 
 /// # Errors
@@ -44,7 +52,7 @@ pub(crate) fn check() -> Result<()> {
     Ok(())
 }
 
-fn tell_child() {
+fn terminate_child() {
     let pid = CHILD.load(Ordering::SeqCst);
     if pid > 0 {
         // It may have ended just now, which is as good.

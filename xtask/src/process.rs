@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::workspace;
+use crate::{interrupt, workspace};
 
 /// A command that finds this repository's tools and runs in its root.
 pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
@@ -78,9 +78,11 @@ impl Run for Command {
     }
 
     fn hand_over(&mut self) -> Result<ExitCode> {
-        let status = self
-            .status()
+        let mut child = self
+            .spawn()
             .with_context(|| format!("starting `{}`", line(self)))?;
+        interrupt::forward_to(&child)?;
+        let status = child.wait().context("waiting for a child")?;
         let code = status
             .code()
             .or_else(|| status.signal().map(|signal| 128 + signal));
