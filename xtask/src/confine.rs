@@ -10,6 +10,16 @@ use crate::{
     setup, workspace,
 };
 
+/// What cargo put into xtask's environment and CMD must not meet: it may be a cargo itself.
+const SET_BY_CARGO: &[&str] = &[
+    "CARGO",
+    "CARGO_MANIFEST_DIR",
+    "CARGO_MANIFEST_PATH",
+    "LD_LIBRARY_PATH",
+    "RUSTUP_TOOLCHAIN",
+    "RUST_RECURSION_COUNT",
+];
+
 /// Runs `command` under `policies/{policy}.toml`; answers with its exit status.
 ///
 /// CMD's standard output stays its own: everything of ours goes to standard error.
@@ -32,7 +42,11 @@ pub(crate) fn run(policy: &str, command: &[OsString]) -> Result<ExitCode> {
     // CMD may well go on after a Ctrl-C, and its records are to be shown in any case.
     interrupt::watch()?;
     let here = std::env::current_dir().context("finding the current folder")?;
-    let ended = process::as_root(&sluice)?
+    let mut sluice_run = process::as_root(&sluice)?;
+    for name in SET_BY_CARGO {
+        sluice_run.env_remove(name);
+    }
+    let ended = sluice_run
         .current_dir(here)
         .arg("run")
         .arg("--policy")

@@ -40,6 +40,7 @@ pub(crate) fn prepare() -> Result<ExitCode> {
         return show();
     }
     let own = std::env::current_exe().context("finding xtask's own executable")?;
+    interrupt::watch()?;
     process::as_root(own)?.arg("demo").hand_over()
 }
 

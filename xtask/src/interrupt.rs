@@ -29,7 +29,7 @@ pub(crate) fn watch() -> Result<()> {
             INTERRUPTED.store(true, Ordering::SeqCst);
             // Ctrl-C reaches the child as well, from the terminal itself.
             if signal == SIGTERM {
-                terminate_child();
+                hand_on();
             }
         }
     });
@@ -38,9 +38,18 @@ pub(crate) fn watch() -> Result<()> {
 
 /// SIGTERM will end `child` too, which this process is waiting for.
 pub(crate) fn forward_to(child: &Child) -> Result<()> {
-    let pid = i32::try_from(child.id()).context("a process id past i32")?;
-    CHILD.store(pid, Ordering::SeqCst);
+    CHILD.store(pid(child)?.as_raw(), Ordering::SeqCst);
     Ok(())
+}
+
+/// Asks a child to end.
+pub(crate) fn terminate(child: &Child) -> Result<()> {
+    kill(pid(child)?, Signal::SIGTERM).context("sending SIGTERM")
+}
+
+fn pid(child: &Child) -> Result<Pid> {
+    let pid = i32::try_from(child.id()).context("a process id past i32")?;
+    Ok(Pid::from_raw(pid))
 }
 
 /// # Errors
@@ -52,7 +61,8 @@ pub(crate) fn check() -> Result<()> {
     Ok(())
 }
 
-fn terminate_child() {
+/// Sends SIGTERM to the child that this process is waiting for, if any.
+fn hand_on() {
     let pid = CHILD.load(Ordering::SeqCst);
     if pid > 0 {
         // It may have ended just now, which is as good.

@@ -17,8 +17,6 @@ use nix::{
     sched::{CloneFlags, unshare},
 };
 
-use crate::workspace;
-
 /// Where `ip netns` keeps its names.
 const NAMESPACES: &str = "/run/netns";
 
@@ -43,11 +41,7 @@ pub(crate) fn run(command: &[OsString]) -> Result<ExitCode> {
         None::<&str>,
     )
     .with_context(|| format!("mounting {NAMESPACES}"))?;
-    let failed = Command::new(program)
-        .args(arguments)
-        .env("PATH", workspace::search_path())
-        .env_remove(workspace::PATH_THROUGH_SUDO)
-        .exec();
+    let failed = Command::new(program).args(arguments).exec();
     Err::<Infallible, _>(failed)
         .with_context(|| format!("starting {}", program.display()))
         .map(|never| match never {})

@@ -1,14 +1,21 @@
 //! Running other programs: what was run and how it failed is always said.
 
 use std::{
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     os::unix::process::ExitStatusExt as _,
     process::{Child, Command, ExitCode, Output},
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
 
 use crate::{interrupt, workspace};
+
+/// How long a child may take to end when asked to.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long to wait before looking at it again.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
 
 /// A command that finds this repository's tools and runs in its root.
 pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
@@ -24,13 +31,16 @@ pub(crate) fn cargo() -> Command {
     command(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
 
-/// The same as [`command`], as root: directly, or through `sudo`.
+/// A command that runs in the repository's root as root: directly, or through `sudo`. It gets the
+/// user's own search path and environment, which `sudo` by itself would not hand on.
 ///
 /// # Errors
 /// Neither root nor `sudo` is to be had.
 pub(crate) fn as_root(program: impl AsRef<OsStr>) -> Result<Command> {
     if is_root() {
-        return Ok(command(program));
+        let mut command = command(program);
+        command.env("PATH", workspace::user_path());
+        return Ok(command);
     }
     if workspace::find_program("sudo").is_none() {
         bail!(
@@ -38,10 +48,10 @@ pub(crate) fn as_root(program: impl AsRef<OsStr>) -> Result<Command> {
             program.as_ref().display()
         );
     }
+    let mut path = OsString::from("PATH=");
+    path.push(workspace::user_path());
     let mut sudo = command("sudo");
-    sudo.env(workspace::PATH_THROUGH_SUDO, workspace::search_path())
-        .arg("--preserve-env")
-        .arg(program);
+    sudo.args(["--preserve-env", "env"]).arg(path).arg(program);
     Ok(sudo)
 }
 
@@ -115,6 +125,7 @@ fn line(command: &Command) -> String {
     std::iter::once(command.get_program())
         .chain(command.get_args())
         .map(|word| word.to_string_lossy())
+        .filter(|word| !word.starts_with("PATH="))
         .collect::<Vec<_>>()
         .join(" ")
 }
@@ -130,7 +141,7 @@ impl Guarded {
     ) -> Result<Self> {
         let mut dies_with_us = command("setpriv");
         dies_with_us
-            .args(["--pdeathsig", "KILL", "--"])
+            .args(["--pdeathsig", "TERM", "--"])
             .arg(program);
         fill(&mut dies_with_us);
         let child = dies_with_us
@@ -146,9 +157,16 @@ impl Guarded {
 }
 
 impl Drop for Guarded {
+    /// Asks it to end, so that it tidies up, and insists when it takes too long.
     fn drop(&mut self) {
-        // Both fail only where it has ended and been waited for, which is what is wanted.
-        drop(self.0.kill());
-        drop(self.0.wait());
+        interrupt::terminate(&self.0).ok();
+        let asked = Instant::now();
+        while matches!(self.0.try_wait(), Ok(None)) {
+            if asked.elapsed() > PATIENCE {
+                eprintln!("xtask: process {} does not end; killing it", self.0.id());
+                self.0.kill().ok();
+            }
+            thread::sleep(BETWEEN_LOOKS);
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, process::ExitCode};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::{
     build,
@@ -54,18 +54,21 @@ fn runner() -> Result<Vec<String>> {
             );
             return Ok(Vec::new());
         }
-        words.extend(["sudo", "--preserve-env"].map(str::to_owned));
+        words.extend(["sudo", "--preserve-env", "env"].map(str::to_owned));
+        words.push(format!("PATH={}", utf8(workspace::search_path())?));
     }
     let own = std::env::current_exe().context("finding xtask's own executable")?;
-    words.push(
-        own.to_str()
-            .context("xtask's path is not UTF-8")?
-            .to_owned(),
-    );
+    words.push(utf8(own.into())?);
     words.push("isolated".to_owned());
     let key = format!("target.{}.runner", host()?);
     let value = toml::Value::from(words);
     Ok(vec!["--config".to_owned(), format!("{key}={value}")])
+}
+
+/// What goes into cargo's configuration must be text.
+fn utf8(text: OsString) -> Result<String> {
+    text.into_string()
+        .map_err(|text| anyhow!("not UTF-8: {}", text.display()))
 }
 
 /// The triple that tests are built for.

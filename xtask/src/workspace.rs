@@ -1,15 +1,13 @@
 //! Where things are: the repository, its target folder, and the tools that setup put there.
 
 use std::{
+    collections::HashSet,
     env,
     ffi::OsString,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result};
-
-/// Hands the search path on through `sudo`, which sets its own.
-pub(crate) const PATH_THROUGH_SUDO: &str = "SLUICE_XTASK_PATH";
 
 /// The repository.
 pub(crate) fn root() -> &'static Path {
@@ -44,18 +42,30 @@ pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
         .find(|path| path.is_file())
 }
 
-/// `PATH`, with this repository's tools and cargo's in front and the administrator's at the end.
+/// The user's `PATH`, with this repository's tools and cargo's in front.
 pub(crate) fn search_path() -> OsString {
-    let inherited = env::var_os(PATH_THROUGH_SUDO).or_else(|| env::var_os("PATH"));
     let mut folders = Vec::new();
     if let Ok(tools) = tools() {
         folders.push(tools.join("node/bin"));
         folders.push(tools.join("nginx/usr/sbin"));
     }
     folders.extend(cargo_binaries());
-    folders.extend(env::split_paths(&inherited.unwrap_or_default()));
+    folders.extend(env::split_paths(&user_path()));
+    join(folders)
+}
+
+/// The user's `PATH`, with the administrator's programs at the end: Debian's users lack them,
+/// and its package manager does not start without.
+pub(crate) fn user_path() -> OsString {
+    let inherited = env::var_os("PATH").unwrap_or_default();
+    let mut folders: Vec<_> = env::split_paths(&inherited).collect();
     folders.extend(["/usr/sbin", "/sbin"].map(PathBuf::from));
-    let mut seen = std::collections::HashSet::new();
+    join(folders)
+}
+
+/// A search path of these folders, each once.
+fn join(mut folders: Vec<PathBuf>) -> OsString {
+    let mut seen = HashSet::new();
     folders.retain(|folder| seen.insert(folder.clone()));
     env::join_paths(folders).expect("each folder came from a search path or has no colon")
 }
