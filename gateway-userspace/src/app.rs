@@ -235,12 +235,19 @@ impl Bound {
             let udp = UdpSocket::from_std(listener.udp.into())?;
             loops.spawn(accept(Arc::clone(&core), tcp));
             let core = Arc::clone(&core);
-            loops.spawn(dns::server::serve_datagrams(core, Arc::new(udp), listener.address));
+            loops.spawn(dns::server::serve_datagrams(
+                core,
+                Arc::new(udp),
+                listener.address,
+            ));
         }
         drain.cancelled().await;
         loops.shutdown().await;
         core.tasks.close();
-        if tokio::time::timeout(limits.drain_timeout, core.tasks.wait()).await.is_err() {
+        if tokio::time::timeout(limits.drain_timeout, core.tasks.wait())
+            .await
+            .is_err()
+        {
             cut.cancel();
             core.tasks.wait().await;
         }

@@ -18,6 +18,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
+use crate::launch::{canary::CanaryCommand, enter::EnterCommand};
+
 /// The one way out for AI agents.
 #[derive(Debug, Parser)]
 #[command(name = "sluice", version, arg_required_else_help = true)]
@@ -35,6 +37,12 @@ enum Command {
     Doctor(doctor::DoctorCommand),
     Policy(policy::PolicyCommand),
     Audit(audit::AuditCommand),
+    /// What `run` starts to become the agent.
+    #[command(hide = true)]
+    Enter(EnterCommand),
+    /// What `run` and `doctor` send into a boundary.
+    #[command(hide = true)]
+    Canary(CanaryCommand),
 }
 
 /// Sluice failed, or refused.
@@ -45,8 +53,12 @@ const RUN_FAILED: u8 = 125;
 impl Command {
     const fn failure(&self) -> u8 {
         match self {
-            Self::Run(_) => RUN_FAILED,
-            Self::Gateway(_) | Self::Doctor(_) | Self::Policy(_) | Self::Audit(_) => FAILED,
+            Self::Run(_) | Self::Enter(_) => RUN_FAILED,
+            Self::Gateway(_)
+            | Self::Doctor(_)
+            | Self::Policy(_)
+            | Self::Audit(_)
+            | Self::Canary(_) => FAILED,
         }
     }
 
@@ -57,6 +69,8 @@ impl Command {
             Self::Doctor(command) => command.run(),
             Self::Policy(command) => command.run(),
             Self::Audit(command) => command.run(),
+            Self::Enter(command) => Ok(command.run()),
+            Self::Canary(command) => command.run(),
         }
     }
 }

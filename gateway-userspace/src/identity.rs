@@ -25,6 +25,20 @@ pub enum Assurance {
     Sealed,
 }
 
+impl Assurance {
+    /// The name used in policies and records.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Cooperative => "cooperative",
+            Self::Observe => "observe",
+            Self::Partial => "partial",
+            Self::Confined => "confined",
+            Self::Sealed => "sealed",
+        }
+    }
+}
+
 /// The process that opened a connection, as the kernel saw it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Process {

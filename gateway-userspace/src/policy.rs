@@ -48,6 +48,7 @@ const LOCKED_DOWN: &str = include_str!("../../policies/locked-down.toml");
 #[derive(Clone, Debug)]
 pub struct Policy {
     inner: Arc<Compiled>,
+    agent: AgentId,
     mode: Mode,
 }
 
@@ -91,8 +92,8 @@ impl Policy {
 
     /// Whom it governs.
     #[must_use]
-    pub fn agent(&self) -> &AgentId {
-        &self.inner.agent
+    pub const fn agent(&self) -> &AgentId {
+        &self.agent
     }
 
     /// SHA-256 over the file's bytes.
@@ -107,6 +108,13 @@ impl Policy {
         self.mode
     }
 
+    /// The same policy for an agent of another name.
+    #[must_use]
+    pub fn with_agent(mut self, agent: AgentId) -> Self {
+        self.agent = agent;
+        self
+    }
+
     /// The same policy, recording refusals instead of carrying them out.
     #[must_use]
     pub fn with_observe(mut self) -> Self {
@@ -114,7 +122,7 @@ impl Policy {
         self
     }
 
-    /// The weakest boundary under which the agent may start. Default: confined.
+    /// The weakest boundary under which the agent may start. Default: partial.
     #[must_use]
     pub fn assurance(&self) -> Assurance {
         self.inner.assurance

@@ -1,17 +1,195 @@
-//! `sluice doctor`: not in this build.
+//! `sluice doctor`: what this kernel can enforce, found out by trying.
 
 use std::process::ExitCode;
 
+use serde::Serialize;
+
+use crate::{
+    kernel::{
+        AgentSpec, Boundary,
+        bpffs::{self, Pins},
+        cgroup::{self, Cgroup},
+        probe,
+    },
+    launch::canary::Canary,
+    policy::Policy,
+};
+
 /// Probe what this kernel can enforce.
+///
+/// Each program is loaded and attached to a scratch cgroup; in the end a canary inside a real
+/// boundary tries to get out and must fail. The exit status is 0 when an agent can be confined
+/// here, 1 when it cannot. Needs root.
 #[derive(Debug, clap::Args)]
-pub struct DoctorCommand {}
+pub struct DoctorCommand {
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// One thing looked at.
+#[derive(Debug, Serialize)]
+struct Finding {
+    check: String,
+    ok: bool,
+    /// Whether an agent can be confined without it.
+    required: bool,
+    /// What was seen, or what follows and how to mend it.
+    detail: String,
+}
+
+impl Finding {
+    fn required<E: Into<anyhow::Error>>(
+        check: impl Into<String>,
+        result: Result<String, E>,
+        mend: &str,
+    ) -> Self {
+        let (ok, detail) = match result {
+            Ok(seen) => (true, seen),
+            Err(error) => (false, format!("{:#}; {mend}", brief(&error.into()))),
+        };
+        Self {
+            check: check.into(),
+            ok,
+            required: true,
+            detail,
+        }
+    }
+}
+
+/// The chain of causes on one line, without the verifier's log.
+fn brief(error: &anyhow::Error) -> String {
+    let causes: Vec<_> = error
+        .chain()
+        .map(|cause| {
+            let text = cause.to_string();
+            text.lines().next().unwrap_or_default().to_owned()
+        })
+        .collect();
+    causes.join(": ")
+}
 
 impl DoctorCommand {
-    /// Refuses.
+    /// Looks at everything and tells.
     ///
     /// # Errors
-    /// Always: this build has no such command.
+    /// If the findings cannot be written.
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        anyhow::bail!("`sluice doctor` is not part of this build")
+        let findings = examine();
+        let healthy = findings.iter().all(|found| found.ok || !found.required);
+        if self.json {
+            let report = serde_json::json!({ "healthy": healthy, "findings": findings });
+            println!("{report:#}");
+        } else {
+            for found in &findings {
+                let mark = match (found.ok, found.required) {
+                    (true, _) => "ok  ",
+                    (false, true) => "FAIL",
+                    (false, false) => "note",
+                };
+                println!("{mark} {}: {}", found.check, found.detail);
+            }
+            let verdict = if healthy {
+                "agents can be confined here, with assurance `partial`"
+            } else {
+                "agents cannot be confined here; `sluice run` will refuse to start one"
+            };
+            println!("{verdict}");
+        }
+        Ok(ExitCode::from(u8::from(!healthy)))
     }
+}
+
+fn examine() -> Vec<Finding> {
+    let root = rustix::process::geteuid().is_root();
+    let mut findings = vec![
+        Finding::required(
+            "root",
+            root.then(|| "this is root".to_owned())
+                .ok_or_else(|| anyhow::anyhow!("this is not root")),
+            "call it with sudo; without root nothing else can be tried",
+        ),
+        Finding::required(
+            "cgroup2",
+            cgroup::mount_point().map(|path| path.display().to_string()),
+            "without it no program can be attached",
+        ),
+        Finding {
+            check: "kernel types (BTF)".to_owned(),
+            ok: probe::has_btf(),
+            required: false,
+            detail: "no program of this build needs them".to_owned(),
+        },
+    ];
+    let modules = probe::security_modules();
+    findings.push(Finding {
+        check: "BPF among the active security modules".to_owned(),
+        ok: modules.iter().any(|module| module == "bpf"),
+        required: false,
+        detail: format!(
+            "active: {}; no program of this build needs it",
+            if modules.is_empty() {
+                "unknown".to_owned()
+            } else {
+                modules.join(",")
+            }
+        ),
+    });
+    if root {
+        findings.push(Finding::required(
+            "BPF file system",
+            bpffs::root().map(|path| path.display().to_string()),
+            "without it the boundary would end with the gateway",
+        ));
+        findings.extend(programs());
+        findings.push(Finding::required(
+            "canary",
+            canary().map(|()| "could not get out".to_owned()),
+            "do not run agents on this kernel",
+        ));
+    }
+    findings
+}
+
+/// Each program's answer.
+fn programs() -> Vec<Finding> {
+    let mend = "the boundary would have a hole here; kernels from 6.1 on have it";
+    match in_scratch(|_, agent, _| Ok(probe::programs(agent)?)) {
+        Ok(probes) => probes
+            .into_iter()
+            .map(|probe| {
+                let seen = probe.result.map(|()| "loads and attaches".to_owned());
+                Finding::required(format!("program {}", probe.program), seen, mend)
+            })
+            .collect(),
+        Err(error) => vec![Finding::required("programs", Err(error), mend)],
+    }
+}
+
+/// A real boundary, and a canary in it.
+fn canary() -> anyhow::Result<()> {
+    in_scratch(|run, agent, gateway| {
+        let pins = Pins::create(&bpffs::root()?, run)?;
+        // No gateway listens there: nothing at all must get out.
+        let spec = AgentSpec::new(&Policy::locked_down(), agent.id()?, 9);
+        let boundary = Boundary::raise(&spec, agent, gateway, pins)?;
+        let result = Canary::set_out().and_then(|canary| canary.check(agent));
+        boundary.lower()?;
+        Ok(result?)
+    })
+}
+
+/// Works with two empty cgroups that are removed afterwards.
+fn in_scratch<T>(
+    work: impl FnOnce(&str, &Cgroup, &Cgroup) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let run = format!("doctor-{}", uuid::Uuid::now_v7().simple());
+    let parent = Cgroup::create(bpffs::runs_cgroup()?.join(&run))?;
+    let agent = Cgroup::create(parent.path().join("agent"))?;
+    let gateway = Cgroup::create(parent.path().join("gateway"))?;
+    let result = work(&run, &agent, &gateway);
+    for cgroup in [&agent, &gateway, &parent] {
+        cgroup.remove()?;
+    }
+    result
 }

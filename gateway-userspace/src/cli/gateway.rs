@@ -48,8 +48,8 @@ impl GatewayCommand {
             addresses: vec![self.listen.ip()],
             optional: Vec::new(),
         })?;
-        let audit = Audit::open(AuditConfig::path(self.audit_path()?))
-            .context("opening the audit log")?;
+        let audit =
+            Audit::open(AuditConfig::path(self.audit_path()?)).context("opening the audit log")?;
         let runtime = tokio::runtime::Runtime::new().context("starting the runtime")?;
         let served = runtime.block_on(serve(bound, policy, audit.clone()));
         // Nothing writes to the audit log any more: it may be closed, and whole.

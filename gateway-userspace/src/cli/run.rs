@@ -1,24 +1,105 @@
-//! `sluice run`: not in this build.
+//! `sluice run`: a command inside its boundary, with the gateway as its only way out.
+//!
+//! Owns the order of things: everything is bound, loaded, attached and tried before the command
+//! starts, and nothing is taken down before the last of its processes is gone.
 
-use std::process::ExitCode;
+mod session;
+mod site;
+
+use std::{ffi::OsString, path::PathBuf, process::ExitCode};
+
+use anyhow::Context as _;
+
+use super::say;
+use crate::{
+    audit::{Audit, AuditConfig, default_path},
+    launch::{assurance::assess, user::AgentUser},
+    names::AgentId,
+    policy::{Mode, Policy},
+};
 
 /// Run a command confined, with the gateway as its only way out.
+///
+/// Needs root. The exit status is the command's, 128 and the signal if one ended it, or 125 when
+/// Sluice itself failed before the command started, in which case nothing was run. The command
+/// keeps standard input, output and error; what Sluice has to say goes to standard error, each
+/// line beginning with `sluice:`.
 #[derive(Debug, clap::Args)]
 pub struct RunCommand {
+    /// Policy file that decides [default: one that allows nothing].
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
+    /// Audit file, or `-` for standard output [default: /var/log/sluice/audit.jsonl].
+    #[arg(long, value_name = "FILE")]
+    audit: Option<PathBuf>,
+    /// Name of the agent in records, instead of the policy's.
+    #[arg(long, value_name = "NAME")]
+    agent: Option<String>,
+    /// User to run the command as, by name or number [default: whoever called sudo, else an
+    /// unprivileged id without an account].
+    #[arg(long, value_name = "USER")]
+    user: Option<String>,
+    /// Record what policy refuses, and let it pass.
+    #[arg(long)]
+    observe: bool,
     /// The command and its arguments.
     #[arg(last = true, required = true, value_name = "CMD")]
-    command: Vec<std::ffi::OsString>,
+    command: Vec<OsString>,
 }
 
 impl RunCommand {
-    /// Refuses.
+    /// Runs the command and answers with its exit status.
     ///
     /// # Errors
-    /// Always: this build has no such command.
+    /// When Sluice fails before the command starts.
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        anyhow::bail!(
-            "`sluice run -- {}` is not part of this build",
-            self.command.join(" ".as_ref()).display()
-        )
+        let policy = self.load_policy()?;
+        anyhow::ensure!(
+            rustix::process::geteuid().is_root(),
+            "`sluice run` needs root, to load BPF programs and to make cgroups; try it with sudo"
+        );
+        let user = AgentUser::choose(self.user.as_deref(), policy.agent().as_str())?;
+        let assessment = assess(&policy, &user);
+        anyhow::ensure!(
+            policy.mode() == Mode::Observe || assessment.level >= policy.assurance(),
+            "the policy asks for assurance `{}` and this build reaches `{}`: {}",
+            policy.assurance().label(),
+            assessment.level.label(),
+            assessment.open.join("; "),
+        );
+        let audit_path = match &self.audit {
+            Some(path) => path.clone(),
+            None => default_path(true, std::env::var_os)?,
+        };
+        let audit = Audit::open(AuditConfig::path(audit_path)).context("opening the audit log")?;
+        let plan = session::Plan {
+            policy,
+            user,
+            assessment,
+            audit: audit.clone(),
+            command: self.command,
+        };
+        let status = session::run(plan);
+        let summary = audit.close();
+        if summary.lost > 0 {
+            say::line(format_args!("{} audit records were lost", summary.lost));
+        }
+        status.map(ExitCode::from)
+    }
+
+    fn load_policy(&self) -> anyhow::Result<Policy> {
+        let mut policy = if let Some(path) = &self.policy {
+            Policy::load(path)?
+        } else {
+            say::line("no --policy: nothing is allowed");
+            Policy::locked_down()
+        };
+        if let Some(name) = &self.agent {
+            policy = policy.with_agent(AgentId::parse(name).context("--agent")?);
+        }
+        if self.observe {
+            policy = policy.with_observe();
+        }
+        Ok(policy)
     }
 }

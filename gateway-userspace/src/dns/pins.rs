@@ -1,11 +1,7 @@
 //! Which names an agent was given which addresses for, so that a connection by address can be
 //! decided on the name that it means.
 
-use std::{
-    collections::HashMap,
-    net::IpAddr,
-    time::Duration,
-};
+use std::{collections::HashMap, net::IpAddr, time::Duration};
 
 use tokio::time::Instant;
 
@@ -84,10 +80,18 @@ mod tests {
 
     #[test]
     fn pins_are_per_agent_and_expire() {
-        let (one, other) = (AgentId::parse("one").unwrap(), AgentId::parse("other").unwrap());
+        let (one, other) = (
+            AgentId::parse("one").unwrap(),
+            AgentId::parse("other").unwrap(),
+        );
         let (start, lifetime) = (Instant::now(), Duration::from_secs(60));
         let mut pins = Pins::new(8, lifetime);
-        pins.remember(&one, &name("a.example"), &[ip("192.0.2.1"), ip("192.0.2.2")], start);
+        pins.remember(
+            &one,
+            &name("a.example"),
+            &[ip("192.0.2.1"), ip("192.0.2.2")],
+            start,
+        );
         pins.remember(&one, &name("b.example"), &[ip("::ffff:192.0.2.1")], start);
         let mut found = pins.names(&one, ip("192.0.2.1"), start);
         found.sort();
@@ -96,7 +100,10 @@ mod tests {
         assert!(pins.names(&one, ip("192.0.2.3"), start).is_empty());
         let last = start + lifetime - Duration::from_nanos(1);
         assert_eq!(pins.names(&one, ip("192.0.2.2"), last).len(), 1);
-        assert!(pins.names(&one, ip("192.0.2.2"), start + lifetime).is_empty());
+        assert!(
+            pins.names(&one, ip("192.0.2.2"), start + lifetime)
+                .is_empty()
+        );
     }
 
     #[test]
@@ -108,12 +115,31 @@ mod tests {
         let known = |pins: &Pins, address| pins.names(&one, ip(address), start + second * 2).len();
         pins.remember(&one, &name("a.example"), &[ip("192.0.2.1")], start);
         pins.remember(&one, &name("a.example"), &[ip("192.0.2.2")], start + second);
-        assert_eq!((known(&pins, "192.0.2.1"), known(&pins, "192.0.2.2")), (1, 1));
+        assert_eq!(
+            (known(&pins, "192.0.2.1"), known(&pins, "192.0.2.2")),
+            (1, 1)
+        );
         // Telling it again needs no room.
-        pins.remember(&one, &name("a.example"), &[ip("192.0.2.1")], start + second * 2);
-        assert_eq!((known(&pins, "192.0.2.1"), known(&pins, "192.0.2.2")), (1, 1));
-        pins.remember(&one, &name("a.example"), &[ip("192.0.2.3")], start + second * 2);
-        assert_eq!((known(&pins, "192.0.2.1"), known(&pins, "192.0.2.2")), (1, 0));
+        pins.remember(
+            &one,
+            &name("a.example"),
+            &[ip("192.0.2.1")],
+            start + second * 2,
+        );
+        assert_eq!(
+            (known(&pins, "192.0.2.1"), known(&pins, "192.0.2.2")),
+            (1, 1)
+        );
+        pins.remember(
+            &one,
+            &name("a.example"),
+            &[ip("192.0.2.3")],
+            start + second * 2,
+        );
+        assert_eq!(
+            (known(&pins, "192.0.2.1"), known(&pins, "192.0.2.2")),
+            (1, 0)
+        );
         assert_eq!(known(&pins, "192.0.2.3"), 1);
     }
 }

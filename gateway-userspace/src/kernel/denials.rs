@@ -216,10 +216,9 @@ impl Denials {
     }
 
     fn write(&self, record: Record) {
-        match self.audit.try_reserve() {
-            Ok(slot) => slot.write(record),
-            // The audit stream counts what it refused and says so in a record of its own.
-            Err(error) => tracing::error!(%error, "a refusal of the kernel half is not recorded"),
+        // Where there is no room, the audit log counts it and says so in a record of its own.
+        if !self.audit.offer(record) {
+            tracing::error!("a refusal of the kernel half found no room in the audit log");
         }
     }
 }

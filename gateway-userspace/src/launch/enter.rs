@@ -68,14 +68,14 @@ impl EnterCommand {
     pub fn run(self) -> ExitCode {
         if let Err(error) = self.confine() {
             let error = anyhow::Error::from(error);
-            crate::cli::say::error(&format!("{error:#}; nothing was run"));
+            crate::cli::say::error(format_args!("{error:#}; nothing was run"));
             return FAILED.into();
         }
         let Some((program, arguments)) = self.command.split_first() else {
             return FAILED.into();
         };
         let error = Command::new(program).args(arguments).exec();
-        crate::cli::say::error(&format!("cannot run {}: {error}", program.display()));
+        crate::cli::say::error(format_args!("cannot run {}: {error}", program.display()));
         match error.kind() {
             io::ErrorKind::NotFound => NOT_FOUND.into(),
             _ => NOT_EXECUTABLE.into(),

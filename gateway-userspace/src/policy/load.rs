@@ -57,6 +57,7 @@ pub(super) fn bytes(name: &str, bytes: &[u8]) -> Result<Policy, PolicyErrors> {
         Some(mut compiled) if !has_errors => {
             compiled.warnings = problems;
             Ok(Policy {
+                agent: compiled.agent.clone(),
                 mode: compiled.mode,
                 inner: Arc::new(compiled),
             })

@@ -38,9 +38,9 @@ impl Word for Mode {
 
 impl Word for Assurance {
     const WORDS: &'static [(&'static str, Self)] = &[
+        ("partial", Self::Partial),
         ("confined", Self::Confined),
         ("sealed", Self::Sealed),
-        ("partial", Self::Partial),
         ("observe", Self::Observe),
         ("cooperative", Self::Cooperative),
     ];

@@ -191,7 +191,13 @@ mod tests {
                 assurance: Assurance::Cooperative,
                 policy: PolicyDigest([0; 32]),
             };
-            Record::new(&subject, Timestamp::UNIX_EPOCH, Kind::Tcp, Outcome::Deny, reason)
+            Record::new(
+                &subject,
+                Timestamp::UNIX_EPOCH,
+                Kind::Tcp,
+                Outcome::Deny,
+                reason,
+            )
         };
         let (fold, start) = (Fold::default(), Instant::now());
         let add = |reason, at| fold.add(record(reason), at).map(|record| record.repeated);
@@ -202,7 +208,12 @@ mod tests {
         assert_eq!(add("x", start + FOLD), Some(2));
         assert_eq!(add("x", start + FOLD), None);
         let left: Vec<Record> = fold.take().collect();
-        assert_eq!(left.iter().map(|record| record.repeated).collect::<Vec<_>>(), [0]);
+        assert_eq!(
+            left.iter()
+                .map(|record| record.repeated)
+                .collect::<Vec<_>>(),
+            [0]
+        );
         assert_eq!(fold.take().count(), 0);
     }
 }

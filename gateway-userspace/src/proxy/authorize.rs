@@ -25,9 +25,7 @@ pub(crate) async fn authorize(
     };
     entry.granted(grant.rule());
     let addresses = core.context.resolver.lookup(policy, host).await?;
-    let permit = grant
-        .pin(host, port, &addresses)
-        .map_err(Failure::Denied)?;
+    let permit = grant.pin(host, port, &addresses).map_err(Failure::Denied)?;
     entry.permitted(&permit);
     Ok(permit)
 }

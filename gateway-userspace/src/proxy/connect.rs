@@ -85,7 +85,11 @@ async fn refuse(mut agent: Wire, failure: &Failure, event: Uuid) {
         keep_alive: false,
         to_head: false,
     };
-    if agent.send(&reply::render(failure, event, shape)).await.is_ok() {
+    if agent
+        .send(&reply::render(failure, event, shape))
+        .await
+        .is_ok()
+    {
         agent.close().await;
     }
 }

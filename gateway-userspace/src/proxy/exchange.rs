@@ -178,8 +178,8 @@ async fn response_head(
             NoHead::Malformed(error) => Failure::Response(error),
         })?;
         activity.touch();
-        let head = ResponseHead::parse(&block, limits.head_fields, to_head)
-            .map_err(Failure::Response)?;
+        let head =
+            ResponseHead::parse(&block, limits.head_fields, to_head).map_err(Failure::Response)?;
         if !head.is_interim() {
             return Ok(head);
         }
@@ -187,7 +187,10 @@ async fn response_head(
         if request.version == Version::Http11 {
             let mut out = BytesMut::new();
             head.write(&mut out, request.version, true);
-            agent.write_all(&out).await.map_err(|_| Failure::AgentGone)?;
+            agent
+                .write_all(&out)
+                .await
+                .map_err(|_| Failure::AgentGone)?;
         }
     }
     Err(Failure::InterimLimit)

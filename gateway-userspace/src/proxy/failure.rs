@@ -169,12 +169,7 @@ const fn upstream(reason: &'static str, status: u16) -> Report {
     ended(reason, status, "upstream_failed", Blame::Upstream)
 }
 
-const fn ended(
-    reason: &'static str,
-    status: u16,
-    error: &'static str,
-    blame: Blame,
-) -> Report {
+const fn ended(reason: &'static str, status: u16, error: &'static str, blame: Blame) -> Report {
     Report {
         reason,
         status,

@@ -5,9 +5,7 @@ use std::net::SocketAddr;
 
 use tokio::time::Instant;
 
-use super::{
-    entry::Entry, failure::Failure, tunnel, upstream::Upstream, wire::Wire,
-};
+use super::{entry::Entry, failure::Failure, tunnel, upstream::Upstream, wire::Wire};
 use crate::{
     app::Core,
     audit::Kind,
@@ -48,17 +46,16 @@ pub(crate) async fn judge(
 }
 
 /// Those of the names that raw TCP rules have for this port which resolve to the destination.
-async fn names_leading_to(
-    core: &Core,
-    policy: &Policy,
-    destination: SocketAddr,
-) -> Vec<HostName> {
+async fn names_leading_to(core: &Core, policy: &Policy, destination: SocketAddr) -> Vec<HostName> {
     let resolver = &core.context.resolver;
     let mut found = Vec::new();
     let resolving = async {
         for name in policy.tcp_names(destination.port()) {
             let addresses = resolver.lookup_name(policy, name).await.unwrap_or_default();
-            if addresses.iter().any(|ip| ip.to_canonical() == destination.ip()) {
+            if addresses
+                .iter()
+                .any(|ip| ip.to_canonical() == destination.ip())
+            {
                 found.push(name.clone());
             }
         }

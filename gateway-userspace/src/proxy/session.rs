@@ -243,11 +243,17 @@ impl<'a> Session<'a> {
             path: path.path(),
         };
         let permit = authorize(self.core, policy, entry, &request, &host, port).await?;
-        let mut kept = self.upstream.take().filter(|kept| kept.serves(&permit, &host, port));
+        let mut kept = self
+            .upstream
+            .take()
+            .filter(|kept| kept.serves(&permit, &host, port));
         loop {
             let (mut upstream, reused) = match kept.take() {
                 Some(kept) => (kept, true),
-                None => (Upstream::open(self.core, entry, &permit, &host, port).await?, false),
+                None => (
+                    Upstream::open(self.core, entry, &permit, &host, port).await?,
+                    false,
+                ),
             };
             entry.dialled(upstream.address);
             let mut out = BytesMut::with_capacity(1024);
@@ -256,7 +262,11 @@ impl<'a> Session<'a> {
             match exchange(self.core, entry, agent, wire, head, out, !last).await {
                 Ok(done) => {
                     self.upstream = done.upstream_stays.then_some(upstream);
-                    return Ok(if done.agent_stays { Turn::Next } else { Turn::Close });
+                    return Ok(if done.agent_stays {
+                        Turn::Next
+                    } else {
+                        Turn::Close
+                    });
                 }
                 // The upstream closed a kept connection just when it was used again.
                 Err(Halt {
@@ -316,12 +326,7 @@ async fn record_and_answer(
 }
 
 /// Sends the gateway's own answer.
-pub(crate) async fn answer(
-    agent: &mut Wire,
-    failure: &Failure,
-    event: Uuid,
-    shape: Shape,
-) -> Turn {
+pub(crate) async fn answer(agent: &mut Wire, failure: &Failure, event: Uuid, shape: Shape) -> Turn {
     let answer: Bytes = reply::render(failure, event, shape).into();
     match agent.send(&answer).await {
         Ok(()) if shape.keep_alive => Turn::Next,

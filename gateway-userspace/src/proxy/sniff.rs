@@ -101,14 +101,22 @@ fn classify_line(bytes: &[u8]) -> Option<Opening> {
             true => Opening::Http,
             false => Opening::Opaque,
         }),
-        None if bytes.iter().all(|b| matches!(b, b'\t' | b' '..=b'~' | b'\r' | 0x80..)) => None,
+        None if bytes
+            .iter()
+            .all(|b| matches!(b, b'\t' | b' '..=b'~' | b'\r' | 0x80..)) =>
+        {
+            None
+        }
         None => Some(Opening::Opaque),
     }
 }
 
 /// A method and the start of a target: a very long request line.
 fn is_request_start(bytes: &[u8]) -> bool {
-    let method = bytes.iter().take_while(|b| b.is_ascii_uppercase() || **b == b'-').count();
+    let method = bytes
+        .iter()
+        .take_while(|b| b.is_ascii_uppercase() || **b == b'-')
+        .count();
     (1..=32).contains(&method) && bytes.get(method) == Some(&b' ')
 }
 

@@ -5,13 +5,7 @@ use std::net::IpAddr;
 use tokio::time::Instant;
 
 use super::{
-    authorize,
-    entry::Entry,
-    failure::Failure,
-    sniff::hello,
-    tunnel,
-    upstream::Upstream,
-    wire::Wire,
+    authorize, entry::Entry, failure::Failure, sniff::hello, tunnel, upstream::Upstream, wire::Wire,
 };
 use crate::{
     app::Core,

@@ -2,11 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tokio::{
-    io::AsyncWriteExt as _,
-    net::tcp::WriteHalf,
-    time::Instant,
-};
+use tokio::{io::AsyncWriteExt as _, net::tcp::WriteHalf, time::Instant};
 
 use super::{
     activity::Activity,

@@ -149,10 +149,7 @@ impl Input<'_> {
         if !self.buffer.is_empty() {
             return true;
         }
-        matches!(
-            tokio::time::timeout(within, self.fill()).await,
-            Ok(Ok(1..))
-        )
+        matches!(tokio::time::timeout(within, self.fill()).await, Ok(Ok(1..)))
     }
 
     /// Reads a head with its empty line. Without a time limit of its own.

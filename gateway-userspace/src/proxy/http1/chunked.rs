@@ -220,7 +220,10 @@ mod tests {
             (&b"0\r\n\r\n"[..], &b"0\r\n\r\n"[..]),
             (b"5\r\nhello\r\n0\r\n\r\n", b"5\r\nhello\r\n0\r\n\r\n"),
             (b"005\r\nhello\r\n000\r\n\r\n", b"5\r\nhello\r\n0\r\n\r\n"),
-            (b"A;x=\"y\"\r\n0123456789\r\n0;z\r\n\r\n", b"a\r\n0123456789\r\n0\r\n\r\n"),
+            (
+                b"A;x=\"y\"\r\n0123456789\r\n0;z\r\n\r\n",
+                b"a\r\n0123456789\r\n0\r\n\r\n",
+            ),
             (b"0\r\nX-Sum: 1\r\n\r\n", b"0\r\nX-Sum: 1\r\n\r\n"),
         ] {
             let shown = text.escape_ascii();
@@ -260,9 +263,18 @@ mod tests {
             ("5;\0\r\n", ChunkError::Extension),
             ("5;x\rhello", ChunkError::Extension),
             (&long, ChunkError::Extension),
-            ("0\r\nA: b\n\r\n", ChunkError::Trailer(HeadError::BareLineFeed)),
-            ("0\r\nA : b\r\n\r\n", ChunkError::Trailer(HeadError::FieldLine)),
-            ("0\r\n A: b\r\n\r\n", ChunkError::Trailer(HeadError::FieldLine)),
+            (
+                "0\r\nA: b\n\r\n",
+                ChunkError::Trailer(HeadError::BareLineFeed),
+            ),
+            (
+                "0\r\nA : b\r\n\r\n",
+                ChunkError::Trailer(HeadError::FieldLine),
+            ),
+            (
+                "0\r\n A: b\r\n\r\n",
+                ChunkError::Trailer(HeadError::FieldLine),
+            ),
         ] {
             assert_eq!(relay(&[text.as_bytes()]), Err(error), "{text:?}");
         }

@@ -21,8 +21,14 @@ pub(crate) struct Repeated;
 
 /// Fields that concern one hop only (RFC 9110, 7.6.1), besides `Proxy-*` and those that
 /// `Connection` names. `Trailer` is left: trailers are relayed.
-const HOP_BY_HOP: [&[u8]; 6] =
-    [b"connection", b"keep-alive", b"te", b"transfer-encoding", b"upgrade", b"http2-settings"];
+const HOP_BY_HOP: [&[u8]; 6] = [
+    b"connection",
+    b"keep-alive",
+    b"te",
+    b"transfer-encoding",
+    b"upgrade",
+    b"http2-settings",
+];
 
 /// Fields that the gateway writes itself, from what it decided on.
 const REWRITTEN: [&[u8]; 2] = [b"host", b"content-length"];
@@ -122,8 +128,12 @@ impl Fields {
 
     fn ends_here(&self, name: &[u8]) -> bool {
         named_in(&HOP_BY_HOP, name)
-            || name.get(..6).is_some_and(|start| start.eq_ignore_ascii_case(b"proxy-"))
-            || self.list("connection").any(|listed| listed.eq_ignore_ascii_case(name))
+            || name
+                .get(..6)
+                .is_some_and(|start| start.eq_ignore_ascii_case(b"proxy-"))
+            || self
+                .list("connection")
+                .any(|listed| listed.eq_ignore_ascii_case(name))
     }
 }
 

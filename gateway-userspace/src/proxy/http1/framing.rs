@@ -162,7 +162,10 @@ mod tests {
             ("Content-Length: 5\r\nContent-Length: 6\r\n", LengthRepeated),
             ("Content-Length: 5\r\nContent-Length: 5\r\n", LengthRepeated),
             ("Content-Length: 5, 5\r\n", LengthRepeated),
-            ("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", LengthAndCoding),
+            (
+                "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+                LengthAndCoding,
+            ),
             ("Transfer-Encoding: gzip, chunked\r\n", Coding),
             ("Transfer-Encoding: chunked, chunked\r\n", Coding),
             ("Transfer-Encoding: xchunked\r\n", Coding),
@@ -170,7 +173,10 @@ mod tests {
             ("Transfer-Encoding: chunked;a=b\r\n", Coding),
             ("Transfer-Encoding: identity\r\n", Coding),
             ("Transfer-Encoding:\r\n", Coding),
-            ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", Coding),
+            (
+                "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+                Coding,
+            ),
         ] {
             let fields = fields(text);
             assert_eq!(of_request(&fields, Version::Http11), Err(error), "{text}");
@@ -183,13 +189,21 @@ mod tests {
 
     #[test]
     fn some_responses_have_no_body() {
-        let response = |text, status, to_head| {
-            of_response(&fields(text), Version::Http11, status, to_head)
-        };
+        let response =
+            |text, status, to_head| of_response(&fields(text), Version::Http11, status, to_head);
         assert_eq!(response("", 200, false), Ok((Body::UntilClose, None)));
-        assert_eq!(response("Content-Length: 0\r\n", 200, false), Ok((Body::Exactly(0), Some(0))));
-        assert_eq!(response("Content-Length: 5\r\n", 200, true), Ok((Body::Empty, Some(5))));
-        assert_eq!(response("Content-Length: 5\r\n", 304, false), Ok((Body::Empty, Some(5))));
+        assert_eq!(
+            response("Content-Length: 0\r\n", 200, false),
+            Ok((Body::Exactly(0), Some(0)))
+        );
+        assert_eq!(
+            response("Content-Length: 5\r\n", 200, true),
+            Ok((Body::Empty, Some(5)))
+        );
+        assert_eq!(
+            response("Content-Length: 5\r\n", 304, false),
+            Ok((Body::Empty, Some(5)))
+        );
         assert_eq!(response("", 204, false), Ok((Body::Empty, None)));
         assert_eq!(
             response("Content-Length: 5\r\n", 204, false),

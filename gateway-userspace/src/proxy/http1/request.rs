@@ -54,7 +54,11 @@ impl RequestHead {
         if method.len() > 32 || !method.bytes().all(|b| b.is_ascii_uppercase() || b == b'-') {
             return Err(HeadError::Method);
         }
-        let version = if version == 0 { Version::Http10 } else { Version::Http11 };
+        let version = if version == 0 {
+            Version::Http10
+        } else {
+            Version::Http11
+        };
         let fields = Fields::collect(block, parsed.headers);
         let head = Self {
             method: method.to_owned(),
@@ -82,8 +86,15 @@ impl RequestHead {
     /// `h2c` is an offer that may be ignored, so it is; any other switch is one that the agent
     /// counts on.
     fn check_upgrade(&self) -> Result<(), HeadError> {
-        let offer_only = self.fields.list("upgrade").all(|p| p.eq_ignore_ascii_case(b"h2c"));
-        if offer_only { Ok(()) } else { Err(HeadError::Upgrade) }
+        let offer_only = self
+            .fields
+            .list("upgrade")
+            .all(|p| p.eq_ignore_ascii_case(b"h2c"));
+        if offer_only {
+            Ok(())
+        } else {
+            Err(HeadError::Upgrade)
+        }
     }
 
     fn check_connect(&self) -> Result<(), HeadError> {
@@ -102,7 +113,10 @@ impl RequestHead {
     /// Whether sending it twice is the same as sending it once, and costs no second body.
     pub(crate) fn may_be_repeated(&self) -> bool {
         self.body == Body::Empty
-            && matches!(self.method.as_str(), "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE")
+            && matches!(
+                self.method.as_str(),
+                "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE"
+            )
     }
 
     /// Writes the head for the upstream: the authority and path that were decided on, the fields
@@ -130,7 +144,10 @@ impl RequestHead {
 }
 
 fn host(fields: &Fields, version: Version) -> Result<Option<Authority>, HeadError> {
-    match (fields.only("host").map_err(|_| HeadError::HostRepeated)?, version) {
+    match (
+        fields.only("host").map_err(|_| HeadError::HostRepeated)?,
+        version,
+    ) {
         (None, Version::Http10) => Ok(None),
         (None, Version::Http11) => Err(HeadError::HostMissing),
         (Some(value), _) => std::str::from_utf8(value)
@@ -166,7 +183,12 @@ mod tests {
             panic!("no path in {text}");
         };
         let mut out = BytesMut::new();
-        head.write(&mut out, path, &Host::parse("decided.example").unwrap(), 8080);
+        head.write(
+            &mut out,
+            path,
+            &Host::parse("decided.example").unwrap(),
+            8080,
+        );
         String::from_utf8(out.to_vec()).unwrap()
     }
 
@@ -177,7 +199,9 @@ mod tests {
             "GET /x?y HTTP/1.1\r\nHost: decided.example:8080\r\nAccept: b\r\n\r\n"
         );
         assert_eq!(
-            rewritten("POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 007\r\nConnection: close\r\n\r\n"),
+            rewritten(
+                "POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 007\r\nConnection: close\r\n\r\n"
+            ),
             "POST /x HTTP/1.1\r\nHost: decided.example:8080\r\nContent-Length: 7\r\n\r\n"
         );
         assert_eq!(
@@ -194,18 +218,39 @@ mod tests {
     fn what_is_refused() {
         for (text, error) in [
             ("GET / HTTP/1.1\r\n\r\n", HeadError::HostMissing),
-            ("GET / HTTP/1.1\r\nHost: a\r\nhost: a\r\n\r\n", HeadError::HostRepeated),
+            (
+                "GET / HTTP/1.1\r\nHost: a\r\nhost: a\r\n\r\n",
+                HeadError::HostRepeated,
+            ),
             ("GET / HTTP/1.1\r\nHost : a\r\n\r\n", HeadError::FieldLine),
-            ("GET / HTTP/1.1\r\nHost: a\r\nA\r\n\r\n", HeadError::FieldLine),
-            ("GET / HTTP/1.1\r\nHost: a\r\n: b\r\n\r\n", HeadError::FieldLine),
+            (
+                "GET / HTTP/1.1\r\nHost: a\r\nA\r\n\r\n",
+                HeadError::FieldLine,
+            ),
+            (
+                "GET / HTTP/1.1\r\nHost: a\r\n: b\r\n\r\n",
+                HeadError::FieldLine,
+            ),
             ("get / HTTP/1.1\r\nHost: a\r\n\r\n", HeadError::Method),
             ("GET  / HTTP/1.1\r\nHost: a\r\n\r\n", HeadError::StartLine),
             ("GET / HTTP/2.0\r\nHost: a\r\n\r\n", HeadError::Version),
             ("GET / HTTP/1.2\r\nHost: a\r\n\r\n", HeadError::Version),
-            ("GET / HTTP/1.1\r\nHost: a\r\nExpect: tea\r\n\r\n", HeadError::Expectation),
-            ("GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\r\n", HeadError::Upgrade),
-            ("CONNECT a:1 HTTP/1.1\r\nHost: b:1\r\n\r\n", HeadError::HostMismatch),
-            ("CONNECT a:1 HTTP/1.1\r\nHost: a:2\r\n\r\n", HeadError::HostMismatch),
+            (
+                "GET / HTTP/1.1\r\nHost: a\r\nExpect: tea\r\n\r\n",
+                HeadError::Expectation,
+            ),
+            (
+                "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\r\n",
+                HeadError::Upgrade,
+            ),
+            (
+                "CONNECT a:1 HTTP/1.1\r\nHost: b:1\r\n\r\n",
+                HeadError::HostMismatch,
+            ),
+            (
+                "CONNECT a:1 HTTP/1.1\r\nHost: a:2\r\n\r\n",
+                HeadError::HostMismatch,
+            ),
             (
                 "CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\nContent-Length: 1\r\n\r\n",
                 HeadError::Framing(framing::FramingError::BodyNotAllowed),
@@ -231,7 +276,8 @@ mod tests {
             ("1.0", "x", false),
             ("1.0", "Keep-Alive", true),
         ] {
-            let text = format!("GET / HTTP/{version}\r\nHost: a\r\nConnection: {connection}\r\n\r\n");
+            let text =
+                format!("GET / HTTP/{version}\r\nHost: a\r\nConnection: {connection}\r\n\r\n");
             assert_eq!(parse(&text).unwrap().keep_alive, expected, "{text}");
         }
     }

@@ -62,7 +62,11 @@ impl ResponseHead {
         if !(100..600).contains(&status) || status == 101 {
             return Err(HeadError::Status);
         }
-        let version = if version == 0 { Version::Http10 } else { Version::Http11 };
+        let version = if version == 0 {
+            Version::Http10
+        } else {
+            Version::Http11
+        };
         let fields = Fields::collect(block, parsed.headers);
         let (body, announced) =
             framing::of_response(&fields, version, status, to_head).map_err(HeadError::Framing)?;
@@ -133,7 +137,9 @@ mod tests {
 
     fn written(text: &str, to_head: bool, agent: Version, keep_alive: bool) -> String {
         let mut out = BytesMut::new();
-        parse(text, to_head).unwrap().write(&mut out, agent, keep_alive);
+        parse(text, to_head)
+            .unwrap()
+            .write(&mut out, agent, keep_alive);
         String::from_utf8(out.to_vec()).unwrap()
     }
 
@@ -149,20 +155,38 @@ mod tests {
             "HTTP/1.1 200 OK\r\nServer: x\r\nConnection: close\r\n\r\n"
         );
         assert_eq!(
-            written("HTTP/1.0 200 Fine\r\nContent-Length: 5\r\n\r\n", true, Version::Http11, true),
+            written(
+                "HTTP/1.0 200 Fine\r\nContent-Length: 5\r\n\r\n",
+                true,
+                Version::Http11,
+                true
+            ),
             "HTTP/1.1 200 Fine\r\nContent-Length: 5\r\n\r\n"
         );
         assert_eq!(
-            written("HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n", false, Version::Http11, false),
+            written(
+                "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n",
+                false,
+                Version::Http11,
+                false
+            ),
             "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"
         );
     }
 
     #[test]
     fn keep_alive_needs_an_end_of_the_body() {
-        assert!(parse("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", false).unwrap().keep_alive);
+        assert!(
+            parse("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", false)
+                .unwrap()
+                .keep_alive
+        );
         assert!(!parse("HTTP/1.1 200 OK\r\n\r\n", false).unwrap().keep_alive);
-        assert!(!parse("HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\n", false).unwrap().keep_alive);
+        assert!(
+            !parse("HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\n", false)
+                .unwrap()
+                .keep_alive
+        );
     }
 
     #[test]
@@ -178,7 +202,11 @@ mod tests {
                 HeadError::Framing(framing::FramingError::LengthAndCoding),
             ),
         ] {
-            assert_eq!(parse(text, false).map(|head| head.status), Err(error), "{text}");
+            assert_eq!(
+                parse(text, false).map(|head| head.status),
+                Err(error),
+                "{text}"
+            );
         }
     }
 

@@ -17,11 +17,7 @@ impl Scanner {
     ///
     /// # Errors
     /// Over `limit` octets without an end, a bare LF or CR, a NUL, or a continued line.
-    pub(crate) fn scan(
-        &mut self,
-        bytes: &[u8],
-        limit: usize,
-    ) -> Result<Option<usize>, HeadError> {
+    pub(crate) fn scan(&mut self, bytes: &[u8], limit: usize) -> Result<Option<usize>, HeadError> {
         while let Some(found) = bytes
             .get(self.searched..)
             .and_then(|rest| memchr::memchr(b'\n', rest))
@@ -76,9 +72,15 @@ mod tests {
     #[test]
     fn refuses_what_readers_differ_on() {
         for (bytes, error) in [
-            (&b"GET / HTTP/1.1\nA: b\r\n\r\n"[..], HeadError::BareLineFeed),
+            (
+                &b"GET / HTTP/1.1\nA: b\r\n\r\n"[..],
+                HeadError::BareLineFeed,
+            ),
             (b"GET / HTTP/1.1\r\n\n", HeadError::BareLineFeed),
-            (b"GET / HTTP/1.1\r\nA: b\rC: d\r\n", HeadError::BareCarriageReturn),
+            (
+                b"GET / HTTP/1.1\r\nA: b\rC: d\r\n",
+                HeadError::BareCarriageReturn,
+            ),
             (b"GET / HTTP/1.1\r\nA: b\0\r\n", HeadError::Nul),
             (b"GET / HTTP/1.1\r\nA: b\r\n c\r\n", HeadError::Folded),
             (b"GET / HTTP/1.1\r\nA: b\r\n\tc\r\n", HeadError::Folded),

@@ -242,10 +242,22 @@ mod tests {
             ("GET", "HTTP://example.com:81?q", "example.com Some(81) /?q"),
             ("OPTIONS", "http://example.com", "example.com None *"),
             ("OPTIONS", "*", "* (*)"),
-            ("GET", "/a/b%20c;v=1?x=../%2f", "/a/b%20c;v=1?x=../%2f (/a/b%20c;v=1)"),
-            ("GET", "/a..b/...//%c3%a9", "/a..b/...//%c3%a9 (/a..b/...//%c3%a9)"),
+            (
+                "GET",
+                "/a/b%20c;v=1?x=../%2f",
+                "/a/b%20c;v=1?x=../%2f (/a/b%20c;v=1)",
+            ),
+            (
+                "GET",
+                "/a..b/...//%c3%a9",
+                "/a..b/...//%c3%a9 (/a..b/...//%c3%a9)",
+            ),
         ] {
-            assert_eq!(shown(method, text).as_deref(), Ok(expected), "{method} {text}");
+            assert_eq!(
+                shown(method, text).as_deref(),
+                Ok(expected),
+                "{method} {text}"
+            );
         }
     }
 
@@ -289,9 +301,18 @@ mod tests {
         ] {
             assert_eq!(shown(method, text), Err(error), "{method} {text}");
         }
-        assert!(matches!(shown("GET", "http:///x"), Err(TargetError::Host(BadHost::Empty))));
-        assert!(matches!(shown("GET", "http://0x7f.1/"), Err(TargetError::Host(_))));
-        assert!(matches!(shown("GET", "http://a%2eb/"), Err(TargetError::Host(_))));
+        assert!(matches!(
+            shown("GET", "http:///x"),
+            Err(TargetError::Host(BadHost::Empty))
+        ));
+        assert!(matches!(
+            shown("GET", "http://0x7f.1/"),
+            Err(TargetError::Host(_))
+        ));
+        assert!(matches!(
+            shown("GET", "http://a%2eb/"),
+            Err(TargetError::Host(_))
+        ));
     }
 
     proptest! {

@@ -1,0 +1,123 @@
+//! Where one run takes place: its cgroups, its pins, its scratch folder. Made together, removed
+//! together.
+
+use std::{
+    fs, io,
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::Context as _;
+
+use crate::kernel::{
+    bpffs::{self, Pins},
+    cgroup::{self, Cgroup},
+};
+
+/// How long processes may take to die once they are killed.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Folder of scratch folders, each for one run.
+const SCRATCH: &str = "/run/sluice";
+
+/// The places of one run.
+#[derive(Debug)]
+pub(super) struct Site {
+    /// Name of the run: its pins and cgroups carry it.
+    pub(super) run: String,
+    /// Where the agent's processes live.
+    pub(super) agent: Cgroup,
+    /// Where this process lives while it is the gateway.
+    pub(super) gateway: Cgroup,
+    /// Where this process came from.
+    home: PathBuf,
+    parent: Cgroup,
+    scratch: PathBuf,
+}
+
+impl Site {
+    /// Makes the places, moves this process into the gateway's, and clears away what killed runs
+    /// left.
+    pub(super) fn prepare() -> anyhow::Result<Self> {
+        let root = bpffs::root()?;
+        let runs = bpffs::runs_cgroup()?;
+        bpffs::sweep(&root, &runs).context("clearing away earlier runs")?;
+        let home = cgroup::current()?;
+        let id = uuid::Uuid::now_v7().simple().to_string();
+        let run = format!("run-{id}");
+        let parent = Cgroup::create(runs.join(&run))?;
+        let scratch = Path::new(SCRATCH).join(&run);
+        let site = Self {
+            agent: Cgroup::adopt(parent.path().join("agent")),
+            gateway: Cgroup::adopt(parent.path().join("gateway")),
+            run,
+            home,
+            parent,
+            scratch,
+        };
+        match site.fill() {
+            Ok(()) => Ok(site),
+            Err(error) => {
+                site.clear();
+                Err(error)
+            }
+        }
+    }
+
+    fn fill(&self) -> anyhow::Result<()> {
+        let gateway = Cgroup::create(self.gateway.path().to_owned())?;
+        // From here on the run counts as alive, and no other run clears it away.
+        gateway.enter()?;
+        Cgroup::create(self.agent.path().to_owned())?;
+        fs::DirBuilder::new()
+            .mode(0o711)
+            .recursive(true)
+            .create(&self.scratch)
+            .with_context(|| format!("making {}", self.scratch.display()))
+    }
+
+    /// Makes the folder of this run's pins.
+    pub(super) fn pins(&self) -> anyhow::Result<Pins> {
+        Ok(Pins::create(&bpffs::root()?, &self.run)?)
+    }
+
+    /// Path of the agent's cgroup within the hierarchy.
+    pub(super) fn agent_within(&self) -> anyhow::Result<String> {
+        let mount = cgroup::mount_point()?;
+        let within = self.agent.path().strip_prefix(&mount)?;
+        Ok(format!("/{}", within.display()))
+    }
+
+    /// A folder of this run alone, which the agent may pass through.
+    pub(super) fn scratch(&self) -> &Path {
+        &self.scratch
+    }
+
+    /// Ends every process of the agent.
+    pub(super) fn end_agent(&self) -> Result<(), cgroup::CgroupError> {
+        self.agent.kill(KILL_PATIENCE)
+    }
+
+    /// Removes the places; this process goes back where it came from. What cannot be removed now,
+    /// a later run clears away.
+    pub(super) fn clear(&self) {
+        let steps: [(&str, Result<(), cgroup::CgroupError>); 4] = [
+            ("leaving the gateway's cgroup", cgroup::enter(&self.home)),
+            ("removing the agent's cgroup", self.agent.remove()),
+            ("removing the gateway's cgroup", self.gateway.remove()),
+            ("removing the run's cgroup", self.parent.remove()),
+        ];
+        for (step, result) in steps {
+            if let Err(error) = result {
+                tracing::warn!(%error, step, "a later run will clear this away");
+            }
+        }
+        match fs::remove_dir_all(&self.scratch) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(%error, "removing {}", self.scratch.display());
+            }
+            Ok(()) | Err(_) => {}
+        }
+    }
+}
