@@ -1,9 +1,18 @@
 //! Resolves names for the gateway itself: fixed names of the policy first, then the system's
 //! resolvers. Decides nothing: what comes out of it is pinned by policy before use.
 
-use std::{io, net::IpAddr, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
-use hickory_resolver::{TokioResolver, net::NetError, proto::rr::Name};
+use hickory_resolver::{
+    TokioResolver,
+    config::{NameServerConfig, ResolveHosts, ResolverConfig},
+    net::{NetError, runtime::TokioRuntimeProvider},
+    proto::rr::Name,
+};
 
 use crate::{
     names::{Host, HostName},
@@ -13,7 +22,7 @@ use crate::{
 /// Resolves names.
 #[derive(Debug)]
 pub struct Resolver {
-    system: Option<Box<TokioResolver>>,
+    asking: Option<Box<TokioResolver>>,
     timeout: Duration,
 }
 
@@ -63,7 +72,26 @@ impl Resolver {
             .and_then(|builder| builder.build())
             .map_err(io::Error::other)?;
         Ok(Self {
-            system: Some(Box::new(resolver)),
+            asking: Some(Box::new(resolver)),
+            timeout,
+        })
+    }
+
+    /// Asks this resolver, over UDP and where needed TCP, instead of the system's.
+    ///
+    /// # Errors
+    /// When the resolver cannot be made.
+    pub fn server(address: SocketAddr, timeout: Duration) -> io::Result<Self> {
+        let mut server = NameServerConfig::udp_and_tcp(address.ip());
+        for connection in &mut server.connections {
+            connection.port = address.port();
+        }
+        let config = ResolverConfig::from_parts(None, Vec::new(), vec![server]);
+        let provider = TokioRuntimeProvider::default();
+        let mut builder = TokioResolver::builder_with_config(config, provider);
+        builder.options_mut().use_hosts_file = ResolveHosts::Never;
+        Ok(Self {
+            asking: Some(Box::new(builder.build().map_err(io::Error::other)?)),
             timeout,
         })
     }
@@ -72,7 +100,7 @@ impl Resolver {
     #[must_use]
     pub const fn fixed_names_only() -> Self {
         Self {
-            system: None,
+            asking: None,
             timeout: Duration::ZERO,
         }
     }
@@ -100,13 +128,13 @@ impl Resolver {
         if let Some(fixed) = policy.upstream().resolve.get(name) {
             return Ok(fixed.clone());
         }
-        let Some(system) = &self.system else {
+        let Some(asking) = &self.asking else {
             return Err(ResolveError::NotFound);
         };
         // Rooted: no search domain may make another name of it.
         let mut rooted = Name::from_ascii(name.as_str()).map_err(|_| ResolveError::NotFound)?;
         rooted.set_fqdn(true);
-        match tokio::time::timeout(self.timeout, system.lookup_ip(rooted)).await {
+        match tokio::time::timeout(self.timeout, asking.lookup_ip(rooted)).await {
             Err(_) => Err(ResolveError::TimedOut),
             Ok(Ok(found)) => Ok(found.iter().collect()),
             Ok(Err(error)) if error.is_nx_domain() => Err(ResolveError::NotFound),

@@ -112,8 +112,7 @@ pub(crate) async fn serve_stream(core: &Core, peer: &Peer, mut agent: Wire, dead
         };
         let length = u16::try_from(answer.len()).unwrap_or(u16::MAX);
         let message = [&length.to_be_bytes(), answer.as_slice()].concat();
-        let sent = tokio::time::timeout(limits.idle_timeout, agent.send(&message)).await;
-        if !matches!(sent, Ok(Ok(()))) {
+        if agent.send(&message).await.is_err() {
             return agent.reset_on_close();
         }
     }
@@ -266,7 +265,7 @@ async fn addresses(
         (_class, _kind) => {
             return match policy.decide(&request) {
                 Decision::Allow(grant) => {
-                    entry.granted(grant.rule());
+                    entry.granted(&grant);
                     Ok(Vec::new())
                 }
                 Decision::Deny(denial) => Err(Failure::Denied(denial)),

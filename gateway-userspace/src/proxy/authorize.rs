@@ -23,7 +23,7 @@ pub(crate) async fn authorize(
         Decision::Allow(grant) => grant,
         Decision::Deny(denial) => return Err(Failure::Denied(denial)),
     };
-    entry.granted(grant.rule());
+    entry.granted(&grant);
     let addresses = core.context.resolver.lookup(policy, host).await?;
     let permit = grant.pin(host, port, &addresses).map_err(Failure::Denied)?;
     entry.permitted(&permit);

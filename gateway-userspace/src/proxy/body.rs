@@ -22,7 +22,7 @@ use crate::config::Limits;
 
 /// Why a body did not get through.
 #[derive(Debug)]
-pub(crate) enum CopyError {
+pub(crate) enum RelayError {
     /// The sender's connection broke or ended too early.
     Source,
     /// The receiver's connection broke.
@@ -57,7 +57,7 @@ impl Rest {
 }
 
 /// One direction of an exchange.
-pub(crate) struct Copy<'a, 'w> {
+pub(crate) struct Relay<'a, 'w> {
     /// Where the body comes from, directly behind its head.
     pub(crate) input: Input<'w>,
     /// Where it goes.
@@ -72,12 +72,12 @@ pub(crate) struct Copy<'a, 'w> {
     pub(crate) count: &'a AtomicU64,
 }
 
-impl Copy<'_, '_> {
+impl Relay<'_, '_> {
     /// Writes `head`, then the body; what is at hand goes out together.
     ///
     /// # Errors
-    /// [`CopyError`] says which side failed.
-    pub(crate) async fn run(mut self, head: BytesMut, limits: &Limits) -> Result<(), CopyError> {
+    /// [`RelayError`] says which side failed.
+    pub(crate) async fn run(mut self, head: BytesMut, limits: &Limits) -> Result<(), RelayError> {
         let mut rest = match self.body {
             Body::Empty => Rest::Exactly(0),
             Body::Exactly(length) => Rest::Exactly(length),
@@ -87,7 +87,10 @@ impl Copy<'_, '_> {
         // What must go out before the next piece of the body.
         let mut pending = head;
         loop {
-            match rest.step(self.input.buffer).map_err(CopyError::Malformed)? {
+            match rest
+                .step(self.input.buffer)
+                .map_err(RelayError::Malformed)?
+            {
                 Step::Data(data) if self.coding == Coding::Chunked => {
                     pending.extend_from_slice(&chunked::size_line(data.len()));
                     self.send(&mut pending, data).await?;
@@ -107,14 +110,14 @@ impl Copy<'_, '_> {
                     match (read, &rest) {
                         (Ok(1..), _) => {}
                         (Ok(0), Rest::UntilClose) => return Ok(()),
-                        (Ok(0) | Err(_), _) => return Err(CopyError::Source),
+                        (Ok(0) | Err(_), _) => return Err(RelayError::Source),
                     }
                 }
             }
         }
     }
 
-    async fn send(&mut self, pending: &mut BytesMut, data: Bytes) -> Result<(), CopyError> {
+    async fn send(&mut self, pending: &mut BytesMut, data: Bytes) -> Result<(), RelayError> {
         let length = pending.len() + data.len();
         if length == 0 {
             return Ok(());
@@ -124,7 +127,7 @@ impl Copy<'_, '_> {
         } else {
             send_both(self.output, pending, data).await
         };
-        written.map_err(|_| CopyError::Sink)?;
+        written.map_err(|_| RelayError::Sink)?;
         self.activity.touch();
         self.count.fetch_add(length as u64, Ordering::Relaxed);
         Ok(())

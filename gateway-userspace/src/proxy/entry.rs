@@ -15,7 +15,7 @@ use crate::{
     audit::{Blame, Kind, Outcome, Phase, Record, Slot, Subject},
     identity::Peer,
     names::{Host, RuleId},
-    policy::{Permit, Policy},
+    policy::{Denial, Grant, Permit, Policy},
 };
 
 /// Bytes that passed so far.
@@ -91,20 +91,22 @@ impl Entry {
         });
     }
 
-    /// A rule allows it; whether its addresses are fit is still open.
-    pub(crate) fn granted(&mut self, rule: Option<&RuleId>) {
-        self.edit(|record| {
-            record.outcome = Outcome::Allow;
-            record.rule = rule.cloned();
-        });
+    /// Policy allows it; whether its addresses are fit is still open.
+    pub(crate) fn granted(&mut self, grant: &Grant) {
+        self.allowed(grant.rule(), grant.observed());
     }
 
-    /// Policy allows it, or observe mode does not carry a refusal out.
+    /// Policy allows it, for addresses that are fit.
     pub(crate) fn permitted(&mut self, permit: &Permit) {
-        self.edit(|record| match permit.observed() {
+        self.allowed(permit.rule(), permit.observed());
+    }
+
+    /// A rule allows it, or observe mode does not carry a refusal out.
+    fn allowed(&mut self, rule: Option<&RuleId>, observed: Option<&Denial>) {
+        self.edit(|record| match observed {
             None => {
                 record.outcome = Outcome::Allow;
-                record.rule = permit.rule().cloned();
+                record.rule = rule.cloned();
             }
             Some(denial) => {
                 record.outcome = Outcome::Observe;

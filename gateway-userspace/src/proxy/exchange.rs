@@ -7,7 +7,7 @@ use tokio::io::AsyncWriteExt as _;
 
 use super::{
     activity::Activity,
-    body::{Copy, CopyError},
+    body::{Relay, RelayError},
     entry::Entry,
     failure::Failure,
     http1::{
@@ -71,7 +71,7 @@ pub(crate) async fn exchange(
     let (upstream_in, mut upstream_out) = upstream.split();
 
     let traffic = &entry.traffic;
-    let request = Copy {
+    let request = Relay {
         input: agent_in,
         output: &mut upstream_out,
         body: head.body,
@@ -99,7 +99,7 @@ pub(crate) async fn exchange(
             && !core.drain.is_cancelled();
         let mut out = BytesMut::with_capacity(1024);
         response.write(&mut out, head.version, agent_stays);
-        let copy = Copy {
+        let body = Relay {
             input: upstream_in,
             output: &mut agent_out,
             body: response.body,
@@ -107,10 +107,10 @@ pub(crate) async fn exchange(
             activity: &activity,
             count: &traffic.back,
         };
-        copy.run(out, limits).await.map_err(|error| match error {
-            CopyError::Source => Failure::UpstreamGone,
-            CopyError::Sink => Failure::AgentGone,
-            CopyError::Malformed(error) => Failure::ResponseBody(error),
+        body.run(out, limits).await.map_err(|error| match error {
+            RelayError::Source => Failure::UpstreamGone,
+            RelayError::Sink => Failure::AgentGone,
+            RelayError::Malformed(error) => Failure::ResponseBody(error),
         })?;
         Ok((response.status, agent_stays, response.keep_alive))
     };
@@ -128,9 +128,9 @@ pub(crate) async fn exchange(
                     sending = false;
                     match sent {
                         // Where the upstream takes no more, its answer may be on its way.
-                        Ok(()) | Err(CopyError::Sink) => {}
-                        Err(CopyError::Source) => break Err(Failure::AgentGone),
-                        Err(CopyError::Malformed(error)) => {
+                        Ok(()) | Err(RelayError::Sink) => {}
+                        Err(RelayError::Source) => break Err(Failure::AgentGone),
+                        Err(RelayError::Malformed(error)) => {
                             break Err(Failure::RequestBody(error));
                         }
                     }

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     app::Core,
-    audit::Kind,
+    audit::{Blame, Kind},
     identity::Peer,
     names::Host,
     policy::{Policy, Request},
@@ -211,15 +211,25 @@ impl<'a> Session<'a> {
                 entry.done();
                 turn
             }
-            Err(Halt { failure, begun }) => {
-                self.upstream = None;
-                if begun {
-                    entry.failed(&failure);
-                    return Turn::Reset;
-                }
-                let event = entry.event();
-                entry.status(failure.report().status);
+            Err(Halt {
+                failure,
+                begun: true,
+            }) => {
                 entry.failed(&failure);
+                Turn::Reset
+            }
+            Err(Halt {
+                failure,
+                begun: false,
+            }) => {
+                let (event, report) = (entry.event(), failure.report());
+                entry.status(report.status);
+                entry.failed(&failure);
+                let shape = Shape {
+                    // What follows a request that is wrong in itself is not to be trusted.
+                    keep_alive: shape.keep_alive && report.blame != Blame::Agent,
+                    ..shape
+                };
                 answer(&mut self.agent, &failure, event, shape).await
             }
         }

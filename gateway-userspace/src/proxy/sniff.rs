@@ -135,7 +135,8 @@ async fn read_hello(mut input: Input<'_>, limit: usize) -> Result<Option<Host>, 
     let mut acceptor = Acceptor::default();
     let mut fed = 0;
     loop {
-        while let Some(mut rest @ [_, ..]) = input.buffer.get(fed..) {
+        let end = limit.min(input.buffer.len());
+        while let Some(mut rest @ [_, ..]) = input.buffer.get(fed..end) {
             let before = rest.len();
             let read = acceptor.read_tls(&mut rest);
             if read.is_err() || rest.len() == before {

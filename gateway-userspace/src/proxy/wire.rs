@@ -18,6 +18,8 @@ use crate::config::Limits;
 
 /// Octets to have room for when reading.
 const READ_ROOM: usize = 32 * 1024;
+/// How long the other end may take for a short answer.
+const SEND_TIME: Duration = Duration::from_secs(10);
 /// What a closing connection may still send, so that the answer is not lost to a reset.
 const LINGER_BYTES: usize = 1024 * 1024;
 /// How long it may.
@@ -79,12 +81,12 @@ impl Wire {
         self.split().0
     }
 
-    /// Writes all of it.
+    /// Writes a short answer of the gateway's own, for which there is usually room.
     ///
     /// # Errors
-    /// As the socket's.
+    /// As the socket's, and when the other end takes nothing.
     pub(crate) async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.stream.write_all(bytes).await
+        tokio::time::timeout(SEND_TIME, self.stream.write_all(bytes)).await?
     }
 
     /// Whether the other end neither closed the connection nor said anything out of turn.
