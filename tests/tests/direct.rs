@@ -1,0 +1,20 @@
+//! The whole gateway in this process: real sockets on loopback, port 0, no kernel half. The
+//! origin writes down every byte that reaches it, so that a refusal can be proven there.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod direct {
+    mod connect;
+    mod dns;
+    mod drain;
+    mod framing;
+    mod http;
+    mod limits;
+    mod origin;
+    mod raw;
+    mod refused;
+    mod resolve;
+    mod rig;
+    mod tls;
+    mod tools;
+}
