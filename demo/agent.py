@@ -13,6 +13,7 @@ Usage: agent.py CA_FILE UPSTREAM_ADDRESS
 
 import errno
 import socket
+import ssl
 import struct
 import sys
 
@@ -25,10 +26,8 @@ MPTCP = 262
 
 def main():
     web = requests.Session()
-    web.verify = CA_FILE
     direct = requests.Session()
-    direct.verify = CA_FILE
-    direct.trust_env = False
+    direct.trust_env = False  # no proxy from the environment
 
     api = "https://api.demo.internal/v1/status"
     guide = "http://docs.demo.internal/guide/start"
@@ -62,6 +61,8 @@ def attempt(name, act):
         number = getattr(cause, "errno", None)
         if isinstance(cause, socket.gaierror):
             ended, detail = "refused", cause.strerror
+        elif isinstance(cause, ssl.SSLError):  # its errno is OpenSSL's own
+            ended, detail = "failed", cause
         elif number in (errno.ECONNRESET, errno.EPIPE):
             ended, detail = "refused", errno.errorcode[number]
         elif number in errno.errorcode:
@@ -85,7 +86,7 @@ def innermost(error):
 
 
 def http(session, method, url, **options):
-    answer = session.request(method, url, timeout=TIMEOUT, **options)
+    answer = session.request(method, url, timeout=TIMEOUT, verify=CA_FILE, **options)
     ended = "answered" if answer.ok else "refused"
     return ended, f"{answer.status_code} {answer.text}"
 

@@ -19,7 +19,7 @@ macro_rules! layout {
     ($text:ident, $type:ident, $zero:expr, [$($field:ident),* $(,)?]) => {{
         let zero: $type = $zero;
         let (size, align) = (size_of::<$type>(), align_of::<$type>());
-        writeln!($text, "struct {} size {size} align {align}", stringify!($type)).unwrap();
+        writeln!($text, "struct {} size {size} align {align}", stringify!($type)).expect("a String takes it all");
         // A field that is missing here does not compile.
         let $type { $($field: _),* } = zero;
         $(writeln!(
@@ -29,19 +29,20 @@ macro_rules! layout {
             size_of_val(&zero.$field),
             stringify!($field)
         )
-        .unwrap();)*
+        .expect("a String takes it all");)*
     }};
 }
 
 fn dump() -> String {
     use zerocopy::FromZeros as _;
     let mut text = String::new();
-    writeln!(text, "abi {ABI_VERSION}").unwrap();
-    writeln!(text, "tuples {TUPLES_MAX}").unwrap();
-    writeln!(text, "denials_ring_bytes {DENIALS_RING_BYTES}").unwrap();
-    writeln!(text, "loopback_ports {LOOPBACK_PORTS_MAX}").unwrap();
-    writeln!(text, "loopback_ports_size {}", size_of::<LoopbackPorts>()).unwrap();
-    writeln!(text, "listener_mark {LISTENER_MARK:#x}").unwrap();
+    writeln!(text, "abi {ABI_VERSION}").expect("a String takes it all");
+    writeln!(text, "tuples {TUPLES_MAX}").expect("a String takes it all");
+    writeln!(text, "denials_ring_bytes {DENIALS_RING_BYTES}").expect("a String takes it all");
+    writeln!(text, "loopback_ports {LOOPBACK_PORTS_MAX}").expect("a String takes it all");
+    writeln!(text, "loopback_ports_size {}", size_of::<LoopbackPorts>())
+        .expect("a String takes it all");
+    writeln!(text, "listener_mark {LISTENER_MARK:#x}").expect("a String takes it all");
     layout!(
         text,
         AgentConfig,
@@ -111,10 +112,11 @@ fn dump() -> String {
     );
     layout!(text, Fold, Fold::new_zeroed(), [total, tokens, topped_ns]);
     for reason in Reason::ALL {
-        writeln!(text, "reason {:>2} {}", reason.code(), reason.label()).unwrap();
+        writeln!(text, "reason {:>2} {}", reason.code(), reason.label())
+            .expect("a String takes it all");
     }
     for hook in Hook::ALL {
-        writeln!(text, "hook {:>2} {}", *hook as u16, hook.label()).unwrap();
+        writeln!(text, "hook {:>2} {}", *hook as u16, hook.label()).expect("a String takes it all");
     }
     text
 }

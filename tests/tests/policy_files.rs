@@ -70,7 +70,10 @@ fn shipped_policies_are_clean() {
         names.push(policy.agent().as_str().to_owned());
     }
     names.sort();
-    assert_eq!(names, ["coding-agent", "locked-down", "research-agent"]);
+    assert_eq!(
+        names,
+        ["coding-agent", "demo", "locked-down", "research-agent"]
+    );
 }
 
 /// What `sluice policy check` shows of a file that is broken or odd.

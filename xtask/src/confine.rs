@@ -64,7 +64,7 @@ pub(crate) fn run(policy: &str, command: &[OsString]) -> Result<ExitCode> {
 fn show_audit(sluice: &Path, audit: &Path) -> Result<()> {
     eprintln!("xtask: audit records in {}:", audit.display());
     process::as_root(sluice)?
-        .args(["audit", "tail"])
+        .args(["audit", "tail", "--lines", "1000"])
         .arg(audit)
         .run()
 }

@@ -68,7 +68,7 @@ pub(crate) fn show() -> Result<ExitCode> {
 
     println!("\nWhat the audit file says (sluice audit tail):\n");
     let tail = process::command(workspace::sluice()?)
-        .args(["audit", "tail"])
+        .args(["audit", "tail", "--lines", "1000"])
         .arg(audit_file(folder.path()))
         .hand_over()?;
     if tail != ExitCode::SUCCESS {

@@ -67,7 +67,7 @@ enum Task {
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().task {
-        Task::Setup => setup::run(setup::Scope::Test).map(|()| ExitCode::SUCCESS),
+        Task::Setup => setup::run(setup::Scope::All).map(|()| ExitCode::SUCCESS),
         Task::Run { command, .. } if command.is_empty() => demo::prepare(),
         Task::Run { policy, command } => confine::run(&policy, &command),
         Task::Test { arguments } => test::run(&arguments),

@@ -10,17 +10,32 @@ pub(crate) mod toolchain;
 
 use anyhow::{Context as _, Result};
 
-/// How much is needed; each includes what stands before it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+/// What something is needed for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Scope {
-    /// Building `sluice` and running it.
+    /// Building `sluice` and running it, which all else includes.
     Build,
-    /// Format, lints and documentation.
-    Check,
     /// The demo's upstream and agent.
     Demo,
-    /// The clients and servers of the tests.
+    /// The clients and servers of the tests, and of the demo.
     Test,
+    /// Format, lints and documentation.
+    Check,
+    /// Everything.
+    All,
+}
+
+impl Scope {
+    /// Whether what is needed for `other` is needed for this.
+    const fn includes(self, other: Self) -> bool {
+        match self {
+            Self::Build | Self::Demo | Self::Check => {
+                matches!(other, Self::Build) || self as u8 == other as u8
+            }
+            Self::Test => !matches!(other, Self::Check),
+            Self::All => true,
+        }
+    }
 }
 
 /// What a step found.
@@ -35,7 +50,7 @@ enum Look {
 struct Step {
     /// What it is called in what setup prints.
     name: &'static str,
-    /// From which scope on it is needed.
+    /// What it is needed for.
     scope: Scope,
     /// Looks, and changes nothing.
     look: fn() -> Result<Look>,
@@ -66,18 +81,21 @@ const STEPS: &[Step] = &[
 /// # Errors
 /// Something is missing and could not be installed; the error ends with what to type.
 pub(crate) fn run(scope: Scope) -> Result<()> {
-    for step in STEPS.iter().filter(|step| step.scope <= scope) {
-        step.carry_out()
+    for step in STEPS.iter().filter(|step| scope.includes(step.scope)) {
+        step.carry_out(scope == Scope::All)
             .with_context(|| format!("setting up: {}", step.name))?;
     }
     Ok(())
 }
 
 impl Step {
-    fn carry_out(&self) -> Result<()> {
+    /// Looks, and installs; `tell` says what was found, too, where nothing was amiss.
+    fn carry_out(&self, tell: bool) -> Result<()> {
         match (self.look)()? {
             Look::Present(what) => {
-                eprintln!("xtask: {}: {what}", self.name);
+                if tell {
+                    eprintln!("xtask: {}: {what}", self.name);
+                }
                 return Ok(());
             }
             Look::Missing(why) => eprintln!("xtask: {}: {why}", self.name),

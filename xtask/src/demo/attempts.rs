@@ -31,7 +31,7 @@ const ATTEMPTS: &[Attempt] = &[
     Attempt {
         name: "https-get",
         by: By::Nobody,
-        record: &[("kind", "tls"), ("outcome", "allow"), ("rule", "api")],
+        record: &[("kind", "connect"), ("outcome", "allow"), ("rule", "api")],
     },
     Attempt {
         name: "http-get",
