@@ -29,7 +29,7 @@ fn settings_and_their_defaults() {
     let policy = parse("schema = 1\nagent = \"a\"");
     assert_eq!(policy.agent().as_str(), "a");
     assert_eq!(policy.mode(), Mode::Enforce);
-    assert_eq!(policy.assurance(), Assurance::Confined);
+    assert_eq!(policy.assurance(), Assurance::Partial);
     assert_eq!(policy.network().direct, Direct::Redirect);
     assert_eq!(policy.network().inbound, Inbound::Deny);
     assert!(policy.network().loopback.is_empty());
