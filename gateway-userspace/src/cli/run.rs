@@ -3,6 +3,7 @@
 //! Owns the order of things: everything is bound, loaded, attached and tried before the command
 //! starts, and nothing is taken down before the last of its processes is gone.
 
+mod recap;
 mod session;
 mod site;
 
@@ -71,6 +72,8 @@ impl RunCommand {
             Some(path) => path.clone(),
             None => default_path(true, std::env::var_os)?,
         };
+        let recap = recap::Recap::begin(&audit_path);
+        let agent = policy.agent().clone();
         let audit = Audit::open(AuditConfig::path(audit_path)).context("opening the audit log")?;
         let plan = session::Plan {
             policy,
@@ -84,7 +87,11 @@ impl RunCommand {
         if summary.lost > 0 {
             say::line(format_args!("{} audit records were lost", summary.lost));
         }
-        status.map(ExitCode::from)
+        let status = status?;
+        if let Some(recap) = recap {
+            recap.tell(agent.as_str());
+        }
+        Ok(ExitCode::from(status))
     }
 
     fn load_policy(&self) -> anyhow::Result<Policy> {
