@@ -32,7 +32,7 @@ pub fn assess(policy: &Policy, user: &AgentUser) -> Assessment {
         "descriptors can be received from helpers outside over unix sockets",
     ];
     if user.uid.is_root() {
-        open.push("it runs as uid 0 and can change files that root owns");
+        open.push("it runs as uid 0: it can change files that root owns, cgroup.procs among them, and leave");
     }
     if policy.network().inbound == Inbound::Allow {
         open.push("anybody may connect to it");
