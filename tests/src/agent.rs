@@ -3,6 +3,7 @@
 use std::{
     env,
     ffi::{OsStr, OsString},
+    fmt,
     fs::{self, File},
     io::Read as _,
     os::unix::process::CommandExt as _,
@@ -139,7 +140,6 @@ impl<'world> Agent<'world> {
 }
 
 /// What a run left.
-#[derive(Debug)]
 pub struct Finished {
     /// The exit status of `sluice`, as a shell tells it.
     pub status: i32,
@@ -174,6 +174,17 @@ impl Finished {
                 .all(|(name, expected)| field(record, name) == *expected)
         };
         self.records.iter().filter(matches).collect()
+    }
+}
+
+impl fmt::Debug for Finished {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(out, "status {}", self.status)?;
+        writeln!(out, "stdout: {}", self.out())?;
+        writeln!(out, "stderr: {}", self.err())?;
+        self.records
+            .iter()
+            .try_for_each(|record| writeln!(out, "{record}"))
     }
 }
 

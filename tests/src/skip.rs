@@ -84,6 +84,25 @@ pub fn python(module: &str) -> Option<&'static str> {
     None
 }
 
+/// A Node whose `fetch` takes a proxy from the environment, where every user can run it; none
+/// with a word about it.
+#[must_use]
+pub fn node() -> Option<PathBuf> {
+    const MAJOR: u32 = 24;
+    let node = program("node")?;
+    let output = Command::new(&node).arg("--version").output().ok()?;
+    let version = String::from_utf8_lossy(&output.stdout);
+    let major = version.trim_start_matches('v').split('.').next();
+    if major.and_then(|major| major.parse().ok()) >= Some(MAJOR) {
+        return Some(node);
+    }
+    because(&format!(
+        "{} is {version:?}, and {MAJOR} is needed; `cargo xtask setup` sees to it",
+        node.display()
+    ));
+    None
+}
+
 /// `PATH`, the administrator's programs, and what setup unpacked beside the build.
 fn search_path() -> Vec<PathBuf> {
     let mut folders: Vec<PathBuf> = Vec::new();

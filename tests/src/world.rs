@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use tempfile::TempDir;
 
 use crate::netns::Netns;
@@ -78,6 +78,18 @@ impl World {
         let path = self.scratch().join(name);
         fs::write(&path, text)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644))?;
+        Ok(path)
+    }
+
+    /// Makes a program readable for everybody, wherever it lies.
+    ///
+    /// # Errors
+    /// If it cannot be copied.
+    pub fn publish(&self, program: &Path) -> Result<PathBuf> {
+        let name = program.file_name().context("a program has a name")?;
+        let path = self.scratch().join(name);
+        fs::copy(program, &path).with_context(|| format!("copying {}", program.display()))?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
         Ok(path)
     }
 }
