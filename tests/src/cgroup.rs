@@ -1,0 +1,55 @@
+//! Where cgroups are, looked up and never assumed.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result};
+
+/// Where the cgroup2 hierarchy is mounted.
+///
+/// # Errors
+/// If it is nowhere.
+pub fn mount_point() -> Result<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+    mounts
+        .lines()
+        .find_map(|line| {
+            let (before, after) = line.split_once(" - ")?;
+            let kind = after.split(' ').next()?;
+            (kind == "cgroup2").then(|| before.split(' ').nth(4))?
+        })
+        .map(PathBuf::from)
+        .context("no cgroup2 hierarchy is mounted")
+}
+
+/// The cgroup2 path of this process, as `/proc` has it.
+///
+/// # Errors
+/// If `/proc` cannot be read.
+pub fn own() -> Result<String> {
+    let text = fs::read_to_string("/proc/self/cgroup")?;
+    text.lines()
+        .find_map(|line| line.strip_prefix("0::"))
+        .map(str::to_owned)
+        .context("this process is in no cgroup2 hierarchy")
+}
+
+/// Kills all processes in and below a cgroup; one that is gone already is fine.
+pub fn kill(cgroup: &Path) {
+    // The only error that matters is a cgroup that is not there any more.
+    drop(fs::write(cgroup.join("cgroup.kill"), "1"));
+}
+
+/// Whether no process lives in or below it.
+///
+/// # Errors
+/// If it cannot be read for another reason than being gone.
+pub fn is_empty(cgroup: &Path) -> Result<bool> {
+    match fs::read_to_string(cgroup.join("cgroup.events")) {
+        Ok(events) => Ok(events.lines().any(|line| line == "populated 0")),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(error).context("reading cgroup.events"),
+    }
+}

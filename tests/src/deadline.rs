@@ -1,0 +1,67 @@
+//! Waiting: always for something, never for longer than this.
+
+use std::{
+    io,
+    os::unix::process::ExitStatusExt as _,
+    process::{Child, ExitStatus},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Pid, PidfdFlags, pidfd_open},
+};
+
+/// How long anything may take that ought to happen. Far more than it takes on a slow machine.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How often a condition is looked at that nothing announces.
+const GLANCE: Duration = Duration::from_millis(2);
+
+/// Waits until `look` finds something.
+///
+/// # Errors
+/// When it found nothing within [`PATIENCE`]; the error names `what`.
+pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look()? {
+            return Ok(found);
+        }
+        if Instant::now() >= deadline {
+            bail!("waited {PATIENCE:?} in vain for {what}");
+        }
+        thread::park_timeout(GLANCE);
+    }
+}
+
+/// Waits for a child to end.
+///
+/// # Errors
+/// When it has not ended within [`PATIENCE`]; it runs on then.
+pub fn wait_for_exit(child: &mut Child) -> Result<ExitStatus> {
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let pid = pid.context("a child has a pid")?;
+    if let Some(status) = child.try_wait()? {
+        return Ok(status);
+    }
+    let pidfd = pidfd_open(pid, PidfdFlags::empty()).context("opening a pidfd")?;
+    let timeout = Timespec::try_from(PATIENCE).context("the patience fits")?;
+    let ended = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&timeout));
+    match ended {
+        Ok(0) => bail!("process {} has not ended within {PATIENCE:?}", child.id()),
+        Ok(_) => Ok(child.wait()?),
+        Err(error) => Err(io::Error::from(error).into()),
+    }
+}
+
+/// An exit status as a shell tells it.
+#[must_use]
+pub fn shell_status(status: ExitStatus) -> i32 {
+    status
+        .code()
+        .or_else(|| status.signal().map(|signal| 128 + signal))
+        .unwrap_or(-1)
+}
