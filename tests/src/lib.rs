@@ -1,1 +1,4 @@
-//! x
+//! What tests of Sluice share.
+
+pub mod sniffer;
+pub mod vector;
