@@ -2,3 +2,4 @@
 
 pub mod sniffer;
 pub mod vector;
+pub mod vectors;

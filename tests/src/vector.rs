@@ -6,12 +6,13 @@
 pub mod call;
 mod descriptors;
 mod icmp;
-mod inbound;
+pub mod inbound;
 mod routed;
 mod tcp;
 mod udp;
 
 use std::{
+    ffi::CString,
     io::{self, Write as _},
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     time::Duration,
@@ -125,6 +126,12 @@ impl Attempt {
 #[must_use]
 pub fn marker(tag: &str, name: &str) -> Vec<u8> {
     format!("<{tag}:{name}>").into_bytes()
+}
+
+/// What the process is called while it makes the attempt with this port.
+#[must_use]
+pub fn command_name(port: u16) -> CString {
+    CString::new(format!("v{port}")).unwrap_or_default()
 }
 
 /// The gateway's port, as Sluice tells its agent.

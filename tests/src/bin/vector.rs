@@ -26,6 +26,8 @@ fn main() -> anyhow::Result<ExitCode> {
             gateway: vector::gateway_port(),
         };
         let way = vector::find(name).with_context(|| format!("no vector {name}"))?;
+        // Records name the command, and so tell attempts apart.
+        nix::sys::prctl::set_name(&vector::command_name(target.port))?;
         Attempt::of(name, way(&target)).print()?;
     }
     Ok(ExitCode::SUCCESS)

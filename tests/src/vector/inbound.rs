@@ -66,14 +66,12 @@ fn way_out() -> Result<u32, Failed> {
 }
 
 /// The group that carries this port's number.
-#[must_use]
 pub fn group4(port: u16) -> Ipv4Addr {
     let [high, low] = port.to_be_bytes();
     Ipv4Addr::new(239, 5, high, low)
 }
 
 /// The group that carries this port's number.
-#[must_use]
 pub fn group6(port: u16) -> Ipv6Addr {
     Ipv6Addr::new(0xff05, 0, 0, 0, 0, 0, 0x515c, port)
 }
