@@ -122,10 +122,10 @@ impl Attempt {
     }
 }
 
-/// The bytes of one attempt.
+/// The bytes of one attempt, fit for a label of a DNS name.
 #[must_use]
 pub fn marker(tag: &str, name: &str) -> Vec<u8> {
-    format!("<{tag}:{name}>").into_bytes()
+    format!("x-{tag}-{name}-x").into_bytes()
 }
 
 /// What the process is called while it makes the attempt with this port.
@@ -195,7 +195,6 @@ const WAYS: &[(&str, Way)] = &[
     ("udp-device", udp::device),
     ("udp-multicast", udp::multicast),
     ("udp-broadcast", udp::broadcast),
-    ("udp-gateway4", udp::gateway4),
     ("udplite4", udp::lite4),
     ("udplite6", udp::lite6),
     ("dns-udp4", udp::dns4),

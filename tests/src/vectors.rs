@@ -1,5 +1,7 @@
 //! Every way out, what proves that it is one, and what a boundary does about it.
 
+pub mod pins;
+pub mod privilege;
 pub mod session;
 pub mod world;
 
@@ -134,7 +136,12 @@ pub const ROWS: &[Row] = &[
     Row::tcp("tcp-fastopen-sendto", "connect4"),
     Row::tcp("tcp-fastopen-connect", "connect4"),
     Row::tcp("tcp-reconnect", "connect4"),
-    Row::tcp("tcp-device", "connect4"),
+    Row::origin(
+        "tcp-device",
+        // Sent to the gateway, over the wrong interface.
+        refused(libc::ETIMEDOUT, "egress", "interface"),
+        refused(libc::EACCES, "connect4", "direct_connect"),
+    ),
     Row::both("tcp-mptcp", SOCKET),
     Row::dns("dns-tcp"),
     Row::dns("dns-udp4"),
@@ -161,9 +168,9 @@ pub const ROWS: &[Row] = &[
     Row::both("rthdr-tcp", refused(libc::ETIMEDOUT, "egress", "extension_header")),
     Row::both("rthdr-udp", refused(libc::EPERM, "egress", "extension_header")),
     Row::both("rthdr-cmsg", refused(libc::EPERM, "egress", "extension_header")),
-    Row::both("srr-tcp", refused(libc::ETIMEDOUT, "egress", "header_options")),
-    Row::both("srr-udp", refused(libc::EPERM, "egress", "header_options")),
-    Row::both("srr-cmsg", refused(libc::EPERM, "egress", "header_options")),
+    Row::both("srr-tcp", refused(libc::ETIMEDOUT, "egress", "header_options")).by_root(),
+    Row::both("srr-udp", refused(libc::EPERM, "egress", "header_options")).by_root(),
+    Row::both("srr-cmsg", refused(libc::EPERM, "egress", "header_options")).by_root(),
 ];
 
 /// The sockets of protocols that few kernels have: refused in any case.

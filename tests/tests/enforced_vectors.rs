@@ -5,21 +5,11 @@ use std::path::Path;
 use sluice_tests::{
     vector::{Attempt, marker},
     vectors::{
-        Oracle, ROWS, Row, is_record,
+        Oracle, ROWS, Row, is_record, privilege,
         session::{Bench, Direct},
         world::{Seen, World},
     },
 };
-
-/// Whether these tests can run. Under CI they must.
-fn privileged() -> bool {
-    let root = nix::unistd::geteuid().is_root();
-    if !root {
-        assert!(std::env::var_os("CI").is_none(), "CI runs these tests as root");
-        eprintln!("skipped: network namespaces and BPF programs take root");
-    }
-    root
-}
 
 fn bench() -> Bench {
     Bench::new(Path::new(env!("CARGO_BIN_EXE_vector"))).expect("a bench")
@@ -51,7 +41,7 @@ fn is_seen(seen: &Seen, row: &Row, tag: &str, port: u16) -> bool {
 
 #[test]
 fn every_vector_gets_out_without_a_boundary() {
-    if !privileged() {
+    if !privilege::granted() {
         return;
     }
     let (world, bench) = (World::new().expect("a world"), bench());
@@ -79,14 +69,14 @@ fn every_vector_gets_out_without_a_boundary() {
 
 #[test]
 fn no_vector_gets_out_where_connections_are_redirected() {
-    if privileged() {
+    if privilege::granted() {
         confine(Direct::Redirect);
     }
 }
 
 #[test]
 fn no_vector_gets_out_where_connections_are_refused() {
-    if privileged() {
+    if privilege::granted() {
         confine(Direct::Deny);
     }
 }

@@ -21,7 +21,7 @@ pub(super) fn header_udp(target: &Target) -> Outcome {
 
 pub(super) fn header_cmsg(target: &Target) -> Outcome {
     let socket = bound6(libc::SOCK_DGRAM, target)?;
-    let header = routing_header(target.v6);
+    let header = mobility_header(target.v6);
     let control = (libc::IPPROTO_IPV6, RTHDR, header.as_slice());
     send(&socket, passable6(target), target, Some(control))
 }
@@ -96,6 +96,14 @@ fn routing_header(stop: Ipv6Addr) -> Vec<u8> {
     let (length, kind, left, last) = (4, 4, 1, 1);
     let mut header = vec![0, length, kind, left, last, 0, 0, 0];
     header.extend([0; 16]);
+    header.extend(stop.octets());
+    header
+}
+
+/// A routing header of mobile IPv6 (RFC 6275), the one kind that a control message may carry.
+fn mobility_header(stop: Ipv6Addr) -> Vec<u8> {
+    let (length, kind, left) = (2, 2, 1);
+    let mut header = vec![0, length, kind, left, 0, 0, 0, 0];
     header.extend(stop.octets());
     header
 }

@@ -5,7 +5,7 @@ use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
-use nix::{errno::Errno, poll::PollFlags};
+use nix::poll::PollFlags;
 use socket2::{SockAddr, Socket};
 
 use super::{Failed, Outcome, PATIENCE, Target, call, failed};
@@ -128,7 +128,11 @@ pub(super) fn dns(target: &Target) -> Outcome {
     let length = u16::try_from(question.len()).map_or(0, |length| length);
     let mut message = length.to_be_bytes().to_vec();
     message.extend(question);
-    exchange(&socket4()?, to, &message)
+    // The destination's port is taken, so the source's is what tells attempts apart.
+    let socket = socket4()?;
+    let from = SocketAddr::from((Ipv4Addr::UNSPECIFIED, target.port));
+    socket.bind(&from.into()).map_err(failed("bind"))?;
+    exchange(&socket, to, &message)
 }
 
 /// Binds to the first interface that is not loopback.
@@ -180,13 +184,19 @@ fn under_way(error: io::Error) -> io::Result<()> {
 fn established(socket: &Socket) -> Result<(), Failed> {
     call::ready(socket, PollFlags::POLLOUT).map_err(failed("connect"))?;
     match socket.take_error().map_err(failed("getsockopt"))? {
+        // Whoever resets was reached.
+        Some(error) if error.raw_os_error() == Some(libc::ECONNRESET) => Ok(()),
         Some(error) => Err(failed("connect")(error)),
         None => Ok(()),
     }
 }
 
 fn talk(mut socket: &Socket, bytes: &[u8]) -> Outcome {
-    socket.write_all(bytes).map_err(failed("send"))?;
+    match socket.write_all(bytes) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
+        result => result.map_err(failed("send"))?,
+    }
     listen_to_end(socket)
 }
 
@@ -202,7 +212,7 @@ fn listen_to_end(mut socket: &Socket) -> Outcome {
         match socket.read(&mut buffer) {
             Ok(0) => return Ok(seen),
             Ok(_) => {}
-            Err(error) if error.raw_os_error() == Some(Errno::ECONNRESET as i32) => {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
                 return Ok(seen);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {

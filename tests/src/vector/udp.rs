@@ -51,10 +51,10 @@ pub(super) fn unspec(target: &Target) -> Outcome {
     Ok(None)
 }
 
-/// Connected to what may be reached, then sent elsewhere.
+/// Connected to what a boundary lets pass, then sent elsewhere.
 pub(super) fn elsewhere(target: &Target) -> Outcome {
     let socket = socket(libc::AF_INET)?;
-    let first = SocketAddr::from((Ipv4Addr::LOCALHOST, target.passable()));
+    let first = SocketAddr::from((target.v4, DNS));
     socket.connect(&first.into()).map_err(failed("connect"))?;
     send(&socket, target.v4(), &target.marker)
 }
@@ -85,12 +85,6 @@ pub(super) fn broadcast(target: &Target) -> Outcome {
     socket.set_broadcast(true).map_err(failed("setsockopt"))?;
     tcp::bind_to_way_out(&socket)?;
     send(&socket, (Ipv4Addr::BROADCAST, target.port).into(), &target.marker)
-}
-
-/// Not DNS, to the gateway's own port.
-pub(super) fn gateway4(target: &Target) -> Outcome {
-    let to = (Ipv4Addr::LOCALHOST, target.passable()).into();
-    send(&socket(libc::AF_INET)?, to, &target.marker)
 }
 
 pub(super) fn lite4(target: &Target) -> Outcome {

@@ -1,9 +1,10 @@
 //! The `vector` program under way, confined or not, and what it and the audit log say.
 
 use std::{
+    ffi::OsStr,
     fs::{self, File},
     io::{BufRead as _, BufReader, Write as _},
-    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
+    os::unix::{ffi::OsStrExt as _, fs::PermissionsExt as _, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
     sync::mpsc::{self, Receiver},
@@ -108,6 +109,7 @@ impl Bench {
     ) -> anyhow::Result<Session> {
         let mut command = Command::new(&self.vector);
         command.args(arguments(tag, attempts));
+        command.env_remove("HTTP_PROXY");
         if !root {
             command.uid(NOBODY).gid(NOBODY);
         }
@@ -131,6 +133,12 @@ impl Bench {
         command.args(["-c", "echo 0 > \"$0\" && exec \"$@\""]);
         command.arg(procs).arg(&self.vector);
         command.args(arguments(tag, attempts));
+        let environment = fs::read(format!("/proc/{agent}/environ"))?;
+        let proxy = environment
+            .split(|byte| *byte == 0)
+            .find_map(|variable| variable.strip_prefix(b"HTTP_PROXY="))
+            .context("the agent knows no gateway")?;
+        command.env("HTTP_PROXY", OsStr::from_bytes(proxy));
         self.start(node, command, tag, None)
     }
 
@@ -144,7 +152,6 @@ impl Bench {
     ) -> anyhow::Result<Session> {
         let errors = self.folder.path().join(format!("{tag}.stderr"));
         command
-            .env_remove("HTTP_PROXY")
             .current_dir("/")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
