@@ -1,5 +1,5 @@
 //! What tests of Sluice share: a world of network namespaces, an agent under `sluice run` inside
-//! it, and the origin that the agent wants to reach.
+//! it, the origin that the agent wants to reach, and the ways in which it tries to.
 
 pub mod agent;
 pub mod cgroup;
@@ -7,4 +7,7 @@ pub mod deadline;
 pub mod netns;
 pub mod origin;
 pub mod skip;
+pub mod sniffer;
+pub mod vector;
+pub mod vectors;
 pub mod world;

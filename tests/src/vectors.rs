@@ -1,0 +1,177 @@
+//! Every way out, what proves that it is one, and what a boundary does about it.
+
+pub mod pins;
+pub mod privilege;
+pub mod session;
+pub mod world;
+
+use session::{Direct, Record};
+
+/// Where an attempt that works is seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Oracle {
+    /// At the origin.
+    Origin,
+    /// On the node itself: the destination is there.
+    Node,
+    /// Nowhere: this kernel has no such protocol, and says so with one of these errors.
+    Absent(&'static [i32]),
+}
+
+/// What a boundary does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expected {
+    /// Errno that the caller gets; none if every call succeeds.
+    pub errno: Option<i32>,
+    /// Kind, method and reason of the record; `None` for the method means any.
+    pub record: Option<(&'static str, Option<&'static str>, &'static str)>,
+}
+
+/// One way out.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    /// Its name in [`crate::vector`].
+    pub name: &'static str,
+    /// Where it is seen without a boundary.
+    pub oracle: Oracle,
+    /// Needs CAP_NET_RAW, which agents never have: tried by root inside the agent's cgroup.
+    pub root: bool,
+    /// With direct connections redirected.
+    pub redirect: Expected,
+    /// With direct connections refused.
+    pub deny: Expected,
+}
+
+impl Row {
+    /// What is expected in this mode.
+    #[must_use]
+    pub const fn expected(&self, direct: Direct) -> Expected {
+        match direct {
+            Direct::Redirect => self.redirect,
+            Direct::Deny => self.deny,
+        }
+    }
+
+    const fn origin(name: &'static str, redirect: Expected, deny: Expected) -> Self {
+        Self {
+            name,
+            oracle: Oracle::Origin,
+            root: false,
+            redirect,
+            deny,
+        }
+    }
+
+    const fn both(name: &'static str, expected: Expected) -> Self {
+        Self::origin(name, expected, expected)
+    }
+
+    const fn tcp(name: &'static str, hook: &'static str) -> Self {
+        Self::origin(name, GATEWAY, refused(libc::EACCES, hook, "direct_connect"))
+    }
+
+    const fn dns(name: &'static str) -> Self {
+        Self::both(name, RESOLVER)
+    }
+
+    const fn at(mut self, oracle: Oracle) -> Self {
+        self.oracle = oracle;
+        self
+    }
+
+    const fn by_root(mut self) -> Self {
+        self.root = true;
+        self
+    }
+}
+
+/// The connection ends at the gateway, which refuses by policy.
+const GATEWAY: Expected = Expected {
+    errno: None,
+    record: Some(("tcp", None, "no_rule")),
+};
+
+/// The question ends at the gateway's resolver, which refuses by policy.
+const RESOLVER: Expected = Expected {
+    errno: None,
+    record: Some(("dns", None, "no_rule")),
+};
+
+const fn refused(errno: i32, hook: &'static str, reason: &'static str) -> Expected {
+    Expected {
+        errno: Some(errno),
+        record: Some(("direct", Some(hook), reason)),
+    }
+}
+
+const SOCKET: Expected = refused(libc::EPROTONOSUPPORT, "sock_create", "socket_type");
+
+const fn datagram(hook: &'static str) -> Expected {
+    refused(libc::EACCES, hook, "datagram")
+}
+
+/// Whether this record is the one.
+#[must_use]
+pub fn is_record(record: &Record, expected: &Expected, port: u16) -> bool {
+    let Some((kind, method, reason)) = expected.record else {
+        return false;
+    };
+    let field = |name: &str| record.get(name).and_then(Record::as_str);
+    let command = record.pointer("/process/comm").and_then(Record::as_str);
+    field("kind") == Some(kind)
+        && method.is_none_or(|method| field("method") == Some(method))
+        && field("reason") == Some(reason)
+        && field("outcome") == Some("deny")
+        && command == Some(format!("v{port}").as_str())
+}
+
+/// The table.
+pub const ROWS: &[Row] = &[
+    Row::tcp("tcp4", "connect4"),
+    Row::tcp("tcp6", "connect6"),
+    Row::tcp("tcp-mapped", "connect6"),
+    Row::tcp("tcp-blocking", "connect4"),
+    Row::tcp("tcp-any4", "connect4").at(Oracle::Node),
+    Row::tcp("tcp-any6", "connect6").at(Oracle::Node),
+    Row::tcp("tcp-fastopen-sendto", "connect4"),
+    Row::tcp("tcp-fastopen-connect", "connect4"),
+    Row::tcp("tcp-reconnect", "connect4"),
+    Row::origin(
+        "tcp-device",
+        // Sent to the gateway, over the wrong interface.
+        refused(libc::ETIMEDOUT, "egress", "interface"),
+        refused(libc::EACCES, "connect4", "direct_connect"),
+    ),
+    Row::both("tcp-mptcp", SOCKET),
+    Row::dns("dns-tcp"),
+    Row::dns("dns-udp4"),
+    Row::dns("dns-udp6"),
+    Row::both("udp-connect", datagram("connect4")),
+    Row::both("udp6-connect", datagram("connect6")),
+    Row::both("udp-sendto", datagram("sendmsg4")),
+    Row::both("udp-sendmmsg", datagram("sendmsg4")),
+    Row::both("udp-elsewhere", datagram("sendmsg4")),
+    Row::both("udp-cork", datagram("sendmsg4")),
+    Row::both("udp6-sendto", datagram("sendmsg6")),
+    Row::both("udp-mapped", datagram("sendmsg4")),
+    Row::both("udp-unspec", datagram("sendmsg4")),
+    Row::both("udp-device", datagram("sendmsg4")),
+    Row::both("udp-multicast", datagram("sendmsg4")),
+    Row::both("udp-broadcast", datagram("sendmsg4")),
+    Row::both("udplite4", SOCKET),
+    Row::both("udplite6", SOCKET),
+    Row::both("ping4", SOCKET),
+    Row::both("ping6", SOCKET),
+    Row::both("raw4", SOCKET).by_root(),
+    Row::both("raw6", SOCKET).by_root(),
+    Row::both("raw-header", SOCKET).by_root(),
+    Row::both("rthdr-tcp", refused(libc::ETIMEDOUT, "egress", "extension_header")),
+    Row::both("rthdr-udp", refused(libc::EPERM, "egress", "extension_header")),
+    Row::both("rthdr-cmsg", refused(libc::EPERM, "egress", "extension_header")),
+    Row::both("srr-tcp", refused(libc::ETIMEDOUT, "egress", "header_options")).by_root(),
+    Row::both("srr-udp", refused(libc::EPERM, "egress", "header_options")).by_root(),
+    Row::both("srr-cmsg", refused(libc::EPERM, "egress", "header_options")).by_root(),
+];
+
+/// The sockets of protocols that few kernels have: refused in any case.
+pub const RARE: &[&str] = &["sctp", "dccp"];

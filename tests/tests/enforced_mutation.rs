@@ -1,0 +1,224 @@
+//! Each program is needed: with any one of them gone, something shows.
+//!
+//! In one run a way is tried, one program is taken away, and the way is tried again.
+
+use std::{
+    net::{SocketAddr, TcpStream},
+    path::Path,
+    time::Duration,
+};
+
+use gateway_userspace::kernel::{AGENT_PROGRAMS, GATEWAY_PROGRAM};
+use sluice_tests::{
+    vector::{Attempt, marker},
+    vectors::{
+        pins, privilege,
+        session::{Bench, Direct, Record, Session},
+        world::{NODE4, ORIGIN4, ORIGIN6, Seen, World},
+    },
+};
+
+/// How long a peer knocks on a door that may be shut.
+const KNOCK: Duration = Duration::from_millis(300);
+/// The way's port while all programs are there, and afterwards.
+const BEFORE: u16 = 2401;
+const AFTER: u16 = 2402;
+
+/// One try and what is known of it.
+struct Try {
+    attempt: Attempt,
+    arrived: bool,
+    port: u16,
+    records: Vec<Record>,
+}
+
+impl Try {
+    /// Whether there is a record of this try with these fields.
+    fn has(&self, kind: &str, method: Option<&str>, reason: &str) -> bool {
+        let command = format!("v{}", self.port);
+        self.records.iter().any(|record| {
+            record["kind"] == kind
+                && method.is_none_or(|method| record["method"] == method)
+                && record["reason"] == reason
+                && record["process"]["comm"] == command.as_str()
+        })
+    }
+}
+
+/// What the program does, and what is left of it when it is gone.
+struct Needed {
+    program: &'static str,
+    way: &'static str,
+    with: fn(&Try) -> bool,
+    without: fn(&Try) -> bool,
+}
+
+const NEEDED: &[Needed] = &[
+    Needed {
+        program: "sock_create",
+        way: "ping4",
+        with: |it| it.has("direct", Some("sock_create"), "socket_type"),
+        without: |it| it.attempt.call.as_deref() != Some("socket"),
+    },
+    Needed {
+        program: "connect4",
+        way: "tcp4",
+        with: |it| it.attempt.ok,
+        without: |it| it.has("direct", Some("egress"), "interface"),
+    },
+    Needed {
+        program: "connect6",
+        way: "tcp6",
+        with: |it| it.attempt.ok,
+        without: |it| it.has("direct", Some("egress"), "interface"),
+    },
+    Needed {
+        program: "sendmsg4",
+        way: "udp-sendto",
+        with: |it| it.has("direct", Some("sendmsg4"), "datagram"),
+        without: |it| it.has("direct", Some("egress"), "interface"),
+    },
+    Needed {
+        program: "sendmsg6",
+        way: "udp6-sendto",
+        with: |it| it.has("direct", Some("sendmsg6"), "datagram"),
+        without: |it| it.has("direct", Some("egress"), "interface"),
+    },
+    Needed {
+        program: "recvmsg4",
+        way: "dns-udp4",
+        with: |it| it.attempt.seen == Some((ORIGIN4, 53).into()),
+        without: |it| is_loopback(it.attempt.seen),
+    },
+    Needed {
+        program: "recvmsg6",
+        way: "dns-udp6",
+        with: |it| it.attempt.seen == Some((ORIGIN6, 53).into()),
+        without: |it| is_loopback(it.attempt.seen),
+    },
+    Needed {
+        program: "getpeername4",
+        way: "tcp-peer4",
+        with: |it| it.attempt.seen == Some((ORIGIN4, it.port).into()),
+        without: |it| is_loopback(it.attempt.seen),
+    },
+    Needed {
+        program: "getpeername6",
+        way: "tcp-peer6",
+        with: |it| it.attempt.seen == Some((ORIGIN6, it.port).into()),
+        without: |it| is_loopback(it.attempt.seen),
+    },
+    // A real leak: nothing but this program stands in the way.
+    Needed {
+        program: "egress",
+        way: "rthdr-udp",
+        with: |it| !it.arrived && it.has("direct", Some("egress"), "extension_header"),
+        without: |it| it.arrived,
+    },
+    // The answer to the peer is still stopped, by `egress`.
+    Needed {
+        program: "ingress",
+        way: "listen-bind",
+        with: |it| it.has("direct", Some("ingress"), "inbound_refused"),
+        without: |it| !it.has("direct", Some("ingress"), "inbound_refused"),
+    },
+    Needed {
+        program: "agent_ops",
+        way: "tcp4",
+        with: |it| it.has("tcp", None, "no_rule"),
+        without: |it| !it.has("tcp", None, "no_rule"),
+    },
+    Needed {
+        program: "gateway_ops",
+        way: "tcp4",
+        with: |it| it.has("tcp", None, "no_rule"),
+        without: |it| !it.has("tcp", None, "no_rule"),
+    },
+];
+
+fn is_loopback(address: Option<SocketAddr>) -> bool {
+    address.is_some_and(|address| address.ip().is_loopback())
+}
+
+#[test]
+fn no_program_is_forgotten() {
+    let programs = AGENT_PROGRAMS.into_iter().chain([GATEWAY_PROGRAM]);
+    let mut expected: Vec<_> = programs.collect();
+    let mut tested: Vec<_> = NEEDED.iter().map(|needed| needed.program).collect();
+    expected.sort_unstable();
+    tested.sort_unstable();
+    assert_eq!(tested, expected);
+}
+
+#[test]
+fn each_program_is_needed() {
+    if !privilege::granted() {
+        return;
+    }
+    let bench = Bench::new(Path::new(env!("CARGO_BIN_EXE_vector"))).expect("a bench");
+    let wrong: Vec<String> = NEEDED
+        .iter()
+        .flat_map(|needed| mutate(&bench, needed))
+        .collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Tries with the program and without; answers what was not as it should be.
+fn mutate(bench: &Bench, needed: &Needed) -> Vec<String> {
+    let Needed { program, way, .. } = *needed;
+    let world = World::new().expect("a world");
+    let ways = [(way, BEFORE), ("wait", 1), (way, AFTER)];
+    let mut session = bench
+        .confined(&world.node, Direct::Redirect, program, &ways)
+        .expect("a session");
+
+    let before = attempt(&mut session, &world);
+    let seen_before = world.seen(&format!("{program}-before")).expect("controls");
+    let waiting = next(&mut session);
+    pins::detach(waiting.pid, program).expect("detached");
+    session.go().expect("it goes on");
+    assert_eq!(next(&mut session).vector, "wait");
+    let after = attempt(&mut session, &world);
+    let seen_after = world.seen(&format!("{program}-after")).expect("controls");
+    let (_, records) = session.finish().expect("it ends");
+
+    let describe = |attempt: Attempt, seen: &Seen, port: u16| Try {
+        attempt,
+        arrived: seen
+            .arrived
+            .iter()
+            .any(|packet| packet.has_port(port) && packet.carries(&marker(program, way))),
+        port,
+        records: records.clone(),
+    };
+    let before = describe(before, &seen_before, BEFORE);
+    let after = describe(after, &seen_after, AFTER);
+    let mut wrong = Vec::new();
+    if !(needed.with)(&before) {
+        wrong.push(format!("{program} with: {:?}\n{:#?}", before.attempt, records));
+    }
+    if !(needed.without)(&after) || (needed.with)(&after) {
+        wrong.push(format!("{program} without: {:?}\n{:#?}", after.attempt, records));
+    }
+    wrong
+}
+
+fn next(session: &mut Session) -> Attempt {
+    session.next().expect("an attempt")
+}
+
+/// The next attempt's end; one that listens gets a visitor first.
+fn attempt(session: &mut Session, world: &World) -> Attempt {
+    let attempt = next(session);
+    if attempt.vector != "listening" {
+        return attempt;
+    }
+    let port = attempt.seen.expect("a place").port();
+    let knocked = world.origin.within(|| {
+        let door = SocketAddr::from((NODE4, port));
+        Ok(TcpStream::connect_timeout(&door, KNOCK))
+    });
+    drop(knocked.expect("the origin is there"));
+    session.go().expect("it goes on");
+    next(session)
+}
