@@ -14,8 +14,8 @@ use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::socket::{
-        AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, recvfrom, setsockopt,
-        socket, sockopt,
+        AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, recvfrom, setsockopt, socket,
+        sockopt,
     },
 };
 
@@ -179,7 +179,10 @@ impl Packet {
                 .is_some_and(|kind| (131..=137).contains(kind) || *kind == 143),
             Some((6, body)) => body.get(FLAGS).is_some_and(|flags| flags & RESET != 0),
             Some(_) => false,
-            None => self.0.first().is_none_or(|first| !matches!(first >> 4, 4 | 6)),
+            None => self
+                .0
+                .first()
+                .is_none_or(|first| !matches!(first >> 4, 4 | 6)),
         }
     }
 

@@ -195,10 +195,16 @@ fn mutate(bench: &Bench, needed: &Needed) -> Vec<String> {
     let after = describe(after, &seen_after, AFTER);
     let mut wrong = Vec::new();
     if !(needed.with)(&before) {
-        wrong.push(format!("{program} with: {:?}\n{:#?}", before.attempt, records));
+        wrong.push(format!(
+            "{program} with: {:?}\n{:#?}",
+            before.attempt, records
+        ));
     }
     if !(needed.without)(&after) || (needed.with)(&after) {
-        wrong.push(format!("{program} without: {:?}\n{:#?}", after.attempt, records));
+        wrong.push(format!(
+            "{program} without: {:?}\n{:#?}",
+            after.attempt, records
+        ));
     }
     wrong
 }

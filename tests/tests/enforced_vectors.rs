@@ -114,7 +114,10 @@ fn confine(direct: Direct) {
             wrong.push(format!("{}: IT GOT OUT", row.name));
         }
         if result.errno != expected.errno || result.ok != expected.errno.is_none() {
-            wrong.push(format!("{}: expected {expected:?}, got {result:?}", row.name));
+            wrong.push(format!(
+                "{}: expected {expected:?}, got {result:?}",
+                row.name
+            ));
         }
         if !records.iter().any(|it| is_record(it, &expected, *port)) {
             let comm = format!("v{port}");
@@ -123,7 +126,10 @@ fn confine(direct: Direct) {
                 .filter(|it| it.pointer("/process/comm").and_then(|it| it.as_str()) == Some(&comm))
                 .map(|it| format!("{} {} {}", it["kind"], it["method"], it["reason"]))
                 .collect();
-            wrong.push(format!("{}: no record {expected:?} among {about:?}", row.name));
+            wrong.push(format!(
+                "{}: no record {expected:?} among {about:?}",
+                row.name
+            ));
         }
     }
     // Not even something that nobody thought of.

@@ -1,0 +1,62 @@
+//! Refusals of the kernel half are folded and may be lost singly, but never lost count of.
+
+use anyhow::{Result, ensure};
+use serde_json::Value;
+use sluice_tests::{
+    agent::{Agent, field},
+    needs_root,
+    skip::PYTHON,
+    world::{ORIGIN4, World},
+};
+
+/// Far more than are reported singly, and than the ring would have room for.
+const REFUSALS: u64 = 100_000;
+/// Processes that send at once, on whatever CPUs there are.
+const SENDERS: u64 = 4;
+
+const FLOOD: &str = r"
+import os, socket, sys
+address, senders, each = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+children = []
+for _ in range(senders):
+    child = os.fork()
+    if child == 0:
+        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        refused = 0
+        for _ in range(each):
+            try:
+                udp.sendto(b'flood', (address, 9))
+            except PermissionError:
+                refused += 1
+        os._exit(0 if refused == each else 1)
+    children.append(child)
+print(sum(os.waitpid(child, 0)[1] for child in children))
+";
+
+#[test]
+fn every_refusal_is_counted_exactly_once() -> Result<()> {
+    needs_root!();
+    let world = World::new()?;
+    let finished = Agent::new(&world, "schema = 1\nagent = \"flood\"")?.run([
+        PYTHON,
+        "-c",
+        FLOOD,
+        &ORIGIN4.to_string(),
+        &SENDERS.to_string(),
+        &(REFUSALS / SENDERS).to_string(),
+    ])?;
+    ensure!(finished.out().trim() == "0", "{finished:?}");
+    let records = finished.records_with(&[("kind", "direct"), ("reason", "datagram")]);
+    let counted: u64 = records
+        .iter()
+        .map(|record| 1 + record.get("repeated").and_then(Value::as_u64).unwrap_or(0))
+        .sum();
+    ensure!(counted == REFUSALS, "{counted} of {REFUSALS} are counted");
+    // Folding is why this test can tell anything: one record each would be no news.
+    ensure!((records.len() as u64) < REFUSALS / 10, "{}", records.len());
+    let told = records
+        .iter()
+        .find(|record| field(record, "process.comm") != "");
+    ensure!(told.is_some(), "none of them names the process");
+    Ok(())
+}
