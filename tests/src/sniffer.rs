@@ -148,7 +148,13 @@ impl Packet {
         let Some((protocol, body)) = self.transport() else {
             return false;
         };
-        let known = [libc::IPPROTO_TCP, libc::IPPROTO_UDP, libc::IPPROTO_UDPLITE];
+        let known = [
+            libc::IPPROTO_TCP,
+            libc::IPPROTO_UDP,
+            libc::IPPROTO_UDPLITE,
+            libc::IPPROTO_SCTP,
+            libc::IPPROTO_DCCP,
+        ];
         known.contains(&i32::from(protocol))
             && [0, 2].iter().any(|&at| {
                 body.get(at..at + 2)

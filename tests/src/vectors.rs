@@ -14,8 +14,6 @@ pub enum Oracle {
     Origin,
     /// On the node itself: the destination is there.
     Node,
-    /// Nowhere: this kernel has no such protocol, and says so with one of these errors.
-    Absent(&'static [i32]),
 }
 
 /// What a boundary does.
@@ -34,6 +32,8 @@ pub struct Row {
     pub name: &'static str,
     /// Where it is seen without a boundary.
     pub oracle: Oracle,
+    /// By these errors kernels say that they were built without it.
+    pub absent: &'static [i32],
     /// Needs CAP_NET_RAW, which agents never have: tried by root inside the agent's cgroup.
     pub root: bool,
     /// With direct connections redirected.
@@ -56,6 +56,7 @@ impl Row {
         Self {
             name,
             oracle: Oracle::Origin,
+            absent: &[],
             root: false,
             redirect,
             deny,
@@ -76,6 +77,11 @@ impl Row {
 
     const fn at(mut self, oracle: Oracle) -> Self {
         self.oracle = oracle;
+        self
+    }
+
+    const fn unless(mut self, absent: &'static [i32]) -> Self {
+        self.absent = absent;
         self
     }
 
@@ -110,6 +116,24 @@ const fn datagram(hook: &'static str) -> Expected {
     refused(libc::EACCES, hook, "datagram")
 }
 
+/// Not built in, and no module to load.
+const NO_PROTOCOL: &[i32] = &[libc::EPROTONOSUPPORT, libc::ESOCKTNOSUPPORT];
+/// As above, or switched off.
+const NO_MPTCP: &[i32] = &[libc::EPROTONOSUPPORT, libc::ENOPROTOOPT];
+
+/// A record in few words.
+#[must_use]
+pub fn brief(record: &Record) -> String {
+    let field = |path: &str| record.pointer(path).and_then(Record::as_str).unwrap_or("-");
+    format!(
+        "{} {} {} {}",
+        field("/process/comm"),
+        field("/kind"),
+        field("/method"),
+        field("/reason")
+    )
+}
+
 /// Whether this record is the one.
 #[must_use]
 pub fn is_record(record: &Record, expected: &Expected, port: u16) -> bool {
@@ -142,7 +166,7 @@ pub const ROWS: &[Row] = &[
         refused(libc::ETIMEDOUT, "egress", "interface"),
         refused(libc::EACCES, "connect4", "direct_connect"),
     ),
-    Row::both("tcp-mptcp", SOCKET),
+    Row::both("tcp-mptcp", SOCKET).unless(NO_MPTCP),
     Row::dns("dns-tcp"),
     Row::dns("dns-udp4"),
     Row::dns("dns-udp6"),
@@ -158,33 +182,27 @@ pub const ROWS: &[Row] = &[
     Row::both("udp-device", datagram("sendmsg4")),
     Row::both("udp-multicast", datagram("sendmsg4")),
     Row::both("udp-broadcast", datagram("sendmsg4")),
-    Row::both("udplite4", SOCKET),
-    Row::both("udplite6", SOCKET),
+    Row::both("udplite4", SOCKET).unless(NO_PROTOCOL),
+    Row::both("udplite6", SOCKET).unless(NO_PROTOCOL),
+    Row::both("sctp", SOCKET).unless(NO_PROTOCOL),
+    Row::both("dccp", SOCKET).unless(NO_PROTOCOL),
     Row::both("ping4", SOCKET),
     Row::both("ping6", SOCKET),
     Row::both("raw4", SOCKET).by_root(),
     Row::both("raw6", SOCKET).by_root(),
     Row::both("raw-header", SOCKET).by_root(),
-    Row::both(
-        "rthdr-tcp",
-        refused(libc::ETIMEDOUT, "egress", "extension_header"),
-    ),
-    Row::both(
-        "rthdr-udp",
-        refused(libc::EPERM, "egress", "extension_header"),
-    ),
-    Row::both(
-        "rthdr-cmsg",
-        refused(libc::EPERM, "egress", "extension_header"),
-    ),
-    Row::both(
-        "srr-tcp",
-        refused(libc::ETIMEDOUT, "egress", "header_options"),
-    )
-    .by_root(),
+    Row::both("rthdr-tcp", refused(libc::ETIMEDOUT, "egress", "extension_header")),
+    Row::both("rthdr-udp", refused(libc::EPERM, "egress", "extension_header")),
+    // The one kind that a control message may carry takes CONFIG_IPV6_MIP6.
+    Row::both("rthdr-cmsg", refused(libc::EPERM, "egress", "extension_header"))
+        .unless(&[libc::EINVAL]),
+    Row::both("srr-tcp", refused(libc::ETIMEDOUT, "egress", "header_options")).by_root(),
     Row::both("srr-udp", refused(libc::EPERM, "egress", "header_options")).by_root(),
     Row::both("srr-cmsg", refused(libc::EPERM, "egress", "header_options")).by_root(),
 ];
 
-/// The sockets of protocols that few kernels have: refused in any case.
-pub const RARE: &[&str] = &["sctp", "dccp"];
+/// What is recorded where somebody connects in.
+#[must_use]
+pub const fn inbound_refused() -> Expected {
+    refused(libc::ETIMEDOUT, "ingress", "inbound_refused")
+}

@@ -104,14 +104,15 @@ pub(super) fn device(target: &Target) -> Outcome {
     exchange(&socket, target.v4(), &target.marker)
 }
 
-/// Whom the socket says that it talks to.
+/// Whom the socket says that it talks to. A server of names waits for a question, and so the
+/// connection is still there when it is looked at.
 pub(super) fn peer4(target: &Target) -> Outcome {
-    peer(&socket4()?, target.v4())
+    peer(&socket4()?, (target.v4, super::udp::DNS).into())
 }
 
 /// As above, over IPv6.
 pub(super) fn peer6(target: &Target) -> Outcome {
-    peer(&socket6()?, target.v6())
+    peer(&socket6()?, (target.v6, super::udp::DNS).into())
 }
 
 fn peer(socket: &Socket, to: SocketAddr) -> Outcome {
