@@ -4,7 +4,7 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{Ipv4Addr, Ipv6Addr},
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
     time::{Duration, Instant},
 };
@@ -14,8 +14,8 @@ use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::socket::{
-        AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, recvfrom, setsockopt,
-        socket, sockopt,
+        AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, recvfrom, setsockopt, socket,
+        sockopt,
     },
 };
 
@@ -162,15 +162,6 @@ impl Packet {
             })
     }
 
-    /// Whether this address is anywhere in its headers or its body.
-    #[must_use]
-    pub fn names(&self, address: IpAddr) -> bool {
-        match address {
-            IpAddr::V4(address) => self.carries(&address.octets()),
-            IpAddr::V6(address) => self.carries(&address.octets()),
-        }
-    }
-
     /// Whether it is what kernels say on their own account: neighbour discovery and its kin, ARP,
     /// or a refusal to talk.
     #[must_use]
@@ -185,7 +176,10 @@ impl Packet {
                 .is_some_and(|kind| (131..=137).contains(kind) || *kind == 143),
             Some((6, body)) => body.get(FLAGS).is_some_and(|flags| flags & RESET != 0),
             Some(_) => false,
-            None => self.0.first().is_none_or(|first| !matches!(first >> 4, 4 | 6)),
+            None => self
+                .0
+                .first()
+                .is_none_or(|first| !matches!(first >> 4, 4 | 6)),
         }
     }
 

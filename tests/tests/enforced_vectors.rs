@@ -40,7 +40,9 @@ fn is_seen(seen: &Seen, row: &Row, tag: &str, port: u16) -> bool {
 
 /// Whether the kernel says that it has no such thing.
 fn is_absent(row: &Row, result: &Attempt) -> bool {
-    result.errno.is_some_and(|errno| row.absent.contains(&errno))
+    result
+        .errno
+        .is_some_and(|errno| row.absent.contains(&errno))
 }
 
 #[test]
@@ -139,7 +141,10 @@ fn confine(direct: Direct) {
             continue;
         }
         if result.errno != expected.errno || result.ok != expected.errno.is_none() {
-            wrong.push(format!("{}: expected {expected:?}, got {result:?}", row.name));
+            wrong.push(format!(
+                "{}: expected {expected:?}, got {result:?}",
+                row.name
+            ));
         }
         if !records.iter().any(|it| is_record(it, &expected, *port)) {
             let command = format!("v{port} ");
@@ -148,7 +153,10 @@ fn confine(direct: Direct) {
                 .map(brief)
                 .filter(|it| it.starts_with(&command))
                 .collect();
-            wrong.push(format!("{}: no record {expected:?} among {about:?}", row.name));
+            wrong.push(format!(
+                "{}: no record {expected:?} among {about:?}",
+                row.name
+            ));
         }
     }
     // Not even something that nobody thought of.

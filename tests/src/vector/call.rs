@@ -20,7 +20,11 @@ use super::PATIENCE;
 /// # Errors
 /// What `socket(2)` says.
 pub fn socket(family: i32, kind: i32, protocol: i32) -> io::Result<Socket> {
-    Socket::new_raw(family.into(), (kind | libc::SOCK_CLOEXEC).into(), Some(protocol.into()))
+    Socket::new_raw(
+        family.into(),
+        (kind | libc::SOCK_CLOEXEC).into(),
+        Some(protocol.into()),
+    )
 }
 
 /// Sets a socket option to bytes.
@@ -31,7 +35,13 @@ pub fn set_option(socket: &Socket, level: i32, name: i32, value: &[u8]) -> io::R
     let length = libc::socklen_t::try_from(value.len()).map_err(io::Error::other)?;
     // SAFETY: pointer and length are one slice's, which outlives the call.
     let answer = unsafe {
-        libc::setsockopt(socket.as_raw_fd(), level, name, value.as_ptr().cast(), length)
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            value.as_ptr().cast(),
+            length,
+        )
     };
     Errno::result(answer).map(drop).map_err(io::Error::from)
 }
@@ -73,7 +83,8 @@ pub fn send_message(
         message.msg_controllen = buffer.len();
     }
     // SAFETY: all that the header points to lives until the call is over; it is only read.
-    let answer = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL) };
+    let answer =
+        unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL) };
     Errno::result(answer).map(drop).map_err(io::Error::from)
 }
 

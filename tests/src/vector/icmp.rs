@@ -29,23 +29,47 @@ fn stream(kind: i32, protocol: i32, target: &Target) -> Outcome {
 pub(super) fn ping4(target: &Target) -> Outcome {
     let message = echo(8, &target.marker);
     let to = (target.v4, 0).into();
-    send(libc::AF_INET, libc::SOCK_DGRAM, libc::IPPROTO_ICMP, to, &message)
+    send(
+        libc::AF_INET,
+        libc::SOCK_DGRAM,
+        libc::IPPROTO_ICMP,
+        to,
+        &message,
+    )
 }
 
 pub(super) fn ping6(target: &Target) -> Outcome {
     let message = echo(128, &target.marker);
     let to = (target.v6, 0).into();
-    send(libc::AF_INET6, libc::SOCK_DGRAM, libc::IPPROTO_ICMPV6, to, &message)
+    send(
+        libc::AF_INET6,
+        libc::SOCK_DGRAM,
+        libc::IPPROTO_ICMPV6,
+        to,
+        &message,
+    )
 }
 
 pub(super) fn raw4(target: &Target) -> Outcome {
     let to = (target.v4, 0).into();
-    send(libc::AF_INET, libc::SOCK_RAW, EXPERIMENT.into(), to, &target.marker)
+    send(
+        libc::AF_INET,
+        libc::SOCK_RAW,
+        EXPERIMENT.into(),
+        to,
+        &target.marker,
+    )
 }
 
 pub(super) fn raw6(target: &Target) -> Outcome {
     let to = (target.v6, 0).into();
-    send(libc::AF_INET6, libc::SOCK_RAW, EXPERIMENT.into(), to, &target.marker)
+    send(
+        libc::AF_INET6,
+        libc::SOCK_RAW,
+        EXPERIMENT.into(),
+        to,
+        &target.marker,
+    )
 }
 
 /// The header is the sender's own; the kernel fills in source, length and checksum.
@@ -54,7 +78,13 @@ pub(super) fn raw_header(target: &Target) -> Outcome {
     packet.extend(target.v4.octets());
     packet.extend(&target.marker);
     let to = (target.v4, 0).into();
-    send(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_RAW, to, &packet)
+    send(
+        libc::AF_INET,
+        libc::SOCK_RAW,
+        libc::IPPROTO_RAW,
+        to,
+        &packet,
+    )
 }
 
 fn send(family: i32, kind: i32, protocol: i32, to: SocketAddr, bytes: &[u8]) -> Outcome {

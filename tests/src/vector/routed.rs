@@ -63,25 +63,43 @@ fn send(
 
 fn routed6(kind: i32, target: &Target) -> Result<Socket, Failed> {
     let socket = bound6(kind, target)?;
-    call::set_option(&socket, libc::IPPROTO_IPV6, RTHDR, &routing_header(target.v6))
-        .map_err(failed("setsockopt"))?;
+    call::set_option(
+        &socket,
+        libc::IPPROTO_IPV6,
+        RTHDR,
+        &routing_header(target.v6),
+    )
+    .map_err(failed("setsockopt"))?;
     Ok(socket)
 }
 
 fn routed4(kind: i32, target: &Target) -> Result<Socket, Failed> {
     let socket = bound4(kind, target)?;
-    call::set_option(&socket, libc::IPPROTO_IP, libc::IP_OPTIONS, &source_route(target.v4))
-        .map_err(failed("setsockopt"))?;
+    call::set_option(
+        &socket,
+        libc::IPPROTO_IP,
+        libc::IP_OPTIONS,
+        &source_route(target.v4),
+    )
+    .map_err(failed("setsockopt"))?;
     Ok(socket)
 }
 
 /// The destination's port is the gateway's, so the source's is what tells attempts apart.
 fn bound6(kind: i32, target: &Target) -> Result<Socket, Failed> {
-    bound(libc::AF_INET6, kind, (Ipv6Addr::UNSPECIFIED, target.port).into())
+    bound(
+        libc::AF_INET6,
+        kind,
+        (Ipv6Addr::UNSPECIFIED, target.port).into(),
+    )
 }
 
 fn bound4(kind: i32, target: &Target) -> Result<Socket, Failed> {
-    bound(libc::AF_INET, kind, (Ipv4Addr::UNSPECIFIED, target.port).into())
+    bound(
+        libc::AF_INET,
+        kind,
+        (Ipv4Addr::UNSPECIFIED, target.port).into(),
+    )
 }
 
 fn bound(family: i32, kind: i32, from: SocketAddr) -> Result<Socket, Failed> {

@@ -83,8 +83,7 @@ pub(super) fn fast_open_connect(target: &Target) -> Outcome {
 }
 
 pub(super) fn mptcp(target: &Target) -> Outcome {
-    let socket =
-        call::socket(libc::AF_INET, libc::SOCK_STREAM, MPTCP).map_err(failed("socket"))?;
+    let socket = call::socket(libc::AF_INET, libc::SOCK_STREAM, MPTCP).map_err(failed("socket"))?;
     exchange(&socket, target.v4(), &target.marker)
 }
 
@@ -146,9 +145,7 @@ pub(super) fn bind_to_way_out(socket: &Socket) -> Result<(), Failed> {
         .iter()
         .map(|interface| interface.name().to_bytes())
         .find(|name| *name != b"lo");
-    socket
-        .bind_device(name)
-        .map_err(failed("setsockopt"))
+    socket.bind_device(name).map_err(failed("setsockopt"))
 }
 
 fn socket4() -> Result<Socket, Failed> {

@@ -84,7 +84,11 @@ pub(super) fn broadcast(target: &Target) -> Outcome {
     let socket = socket(libc::AF_INET)?;
     socket.set_broadcast(true).map_err(failed("setsockopt"))?;
     tcp::bind_to_way_out(&socket)?;
-    send(&socket, (Ipv4Addr::BROADCAST, target.port).into(), &target.marker)
+    send(
+        &socket,
+        (Ipv4Addr::BROADCAST, target.port).into(),
+        &target.marker,
+    )
 }
 
 pub(super) fn lite4(target: &Target) -> Outcome {
@@ -96,8 +100,8 @@ pub(super) fn lite6(target: &Target) -> Outcome {
 }
 
 fn lite(family: i32, to: SocketAddr, bytes: &[u8]) -> Outcome {
-    let socket = call::socket(family, libc::SOCK_DGRAM, libc::IPPROTO_UDPLITE)
-        .map_err(failed("socket"))?;
+    let socket =
+        call::socket(family, libc::SOCK_DGRAM, libc::IPPROTO_UDPLITE).map_err(failed("socket"))?;
     send(&socket, to, bytes)
 }
 
@@ -114,9 +118,7 @@ fn ask(socket: &Socket, to: SocketAddr, target: &Target) -> Outcome {
     send(socket, to, &question(target))?;
     call::ready(socket, PollFlags::POLLIN).map_err(failed("recv"))?;
     let mut answer = [std::mem::MaybeUninit::uninit(); 512];
-    let (_, from) = socket
-        .recv_from(&mut answer)
-        .map_err(failed("recv"))?;
+    let (_, from) = socket.recv_from(&mut answer).map_err(failed("recv"))?;
     Ok(from.as_socket())
 }
 

@@ -263,7 +263,10 @@ impl Session {
             return Ok((attempts, Vec::new()));
         };
         let log = fs::read_to_string(audit).context("reading the audit log")?;
-        let records = log.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+        let records = log
+            .lines()
+            .map(serde_json::from_str)
+            .collect::<Result<_, _>>()?;
         Ok((attempts, records))
     }
 

@@ -128,7 +128,10 @@ impl World {
     /// If a control does not arrive.
     pub fn seen(&self, tag: &str) -> anyhow::Result<Seen> {
         let out = self.controls(tag, ORIGIN4.into())?;
-        let arrived = self.arriving.until(&out, PATIENCE).context("at the origin")?;
+        let arrived = self
+            .arriving
+            .until(&out, PATIENCE)
+            .context("at the origin")?;
         let around = self.controls(&format!("{tag}-local"), Ipv4Addr::LOCALHOST.into())?;
         let local = self.local.until(&around, PATIENCE).context("at the node")?;
         let not_control = |packet: &Packet| !packet.has_port(CONTROL);
@@ -136,6 +139,14 @@ impl World {
             arrived: arrived.into_iter().filter(not_control).collect(),
             local: local.into_iter().filter(not_control).collect(),
         })
+    }
+
+    /// Waits until these bytes have arrived at the origin, in one packet or several.
+    ///
+    /// # Errors
+    /// If they do not arrive.
+    pub fn arrival(&self, bytes: &[Vec<u8>]) -> anyhow::Result<()> {
+        self.arriving.until(bytes, PATIENCE).map(drop)
     }
 
     /// Sends one datagram from each CPU; answers what they carry. Packets of one CPU keep their
@@ -160,7 +171,18 @@ impl World {
 }
 
 fn address(v4: IpAddr, v6: IpAddr) -> anyhow::Result<()> {
-    run("ip", &["address", "add", &format!("{v4}/24"), "brd", "+", "dev", "way"])?;
+    run(
+        "ip",
+        &[
+            "address",
+            "add",
+            &format!("{v4}/24"),
+            "brd",
+            "+",
+            "dev",
+            "way",
+        ],
+    )?;
     let v6 = format!("{v6}/64");
     run("ip", &["address", "add", &v6, "dev", "way", "nodad"])?;
     run("ip", &["link", "set", "way", "up"])
