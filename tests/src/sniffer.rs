@@ -4,7 +4,7 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{Ipv4Addr, Ipv6Addr},
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
     time::{Duration, Instant},
 };
@@ -160,15 +160,6 @@ impl Packet {
                 body.get(at..at + 2)
                     .is_some_and(|bytes| bytes == port.to_be_bytes())
             })
-    }
-
-    /// Whether this address is anywhere in its headers or its body.
-    #[must_use]
-    pub fn names(&self, address: IpAddr) -> bool {
-        match address {
-            IpAddr::V4(address) => self.carries(&address.octets()),
-            IpAddr::V6(address) => self.carries(&address.octets()),
-        }
     }
 
     /// Whether it is what kernels say on their own account: neighbour discovery and its kin, ARP,

@@ -191,12 +191,25 @@ pub const ROWS: &[Row] = &[
     Row::both("raw4", SOCKET).by_root(),
     Row::both("raw6", SOCKET).by_root(),
     Row::both("raw-header", SOCKET).by_root(),
-    Row::both("rthdr-tcp", refused(libc::ETIMEDOUT, "egress", "extension_header")),
-    Row::both("rthdr-udp", refused(libc::EPERM, "egress", "extension_header")),
+    Row::both(
+        "rthdr-tcp",
+        refused(libc::ETIMEDOUT, "egress", "extension_header"),
+    ),
+    Row::both(
+        "rthdr-udp",
+        refused(libc::EPERM, "egress", "extension_header"),
+    ),
     // The one kind that a control message may carry takes CONFIG_IPV6_MIP6.
-    Row::both("rthdr-cmsg", refused(libc::EPERM, "egress", "extension_header"))
-        .unless(&[libc::EINVAL]),
-    Row::both("srr-tcp", refused(libc::ETIMEDOUT, "egress", "header_options")).by_root(),
+    Row::both(
+        "rthdr-cmsg",
+        refused(libc::EPERM, "egress", "extension_header"),
+    )
+    .unless(&[libc::EINVAL]),
+    Row::both(
+        "srr-tcp",
+        refused(libc::ETIMEDOUT, "egress", "header_options"),
+    )
+    .by_root(),
     Row::both("srr-udp", refused(libc::EPERM, "egress", "header_options")).by_root(),
     Row::both("srr-cmsg", refused(libc::EPERM, "egress", "header_options")).by_root(),
 ];

@@ -101,6 +101,9 @@ fn socket_as_stdin(world: &World) {
     let output = output.expect("it ends");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(FAILED), "{said}");
-    assert!(said.contains("standard input is a network socket"), "{said}");
+    assert!(
+        said.contains("standard input is a network socket"),
+        "{said}"
+    );
     assert!(!witness.exists(), "something was run");
 }

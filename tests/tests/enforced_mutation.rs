@@ -19,7 +19,7 @@ use sluice_tests::{
 };
 
 /// How long a peer knocks on a door that may be shut.
-const KNOCK: Duration = Duration::from_millis(300);
+const KNOCK: Duration = Duration::from_secs(1);
 /// The way's port while all programs are there, and afterwards.
 const BEFORE: u16 = 2401;
 const AFTER: u16 = 2402;

@@ -40,7 +40,9 @@ fn is_seen(seen: &Seen, row: &Row, tag: &str, port: u16) -> bool {
 
 /// Whether the kernel says that it has no such thing.
 fn is_absent(row: &Row, result: &Attempt) -> bool {
-    result.errno.is_some_and(|errno| row.absent.contains(&errno))
+    result
+        .errno
+        .is_some_and(|errno| row.absent.contains(&errno))
 }
 
 #[test]

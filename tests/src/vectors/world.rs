@@ -141,6 +141,14 @@ impl World {
         })
     }
 
+    /// Waits until these bytes have arrived at the origin, in one packet or several.
+    ///
+    /// # Errors
+    /// If they do not arrive.
+    pub fn arrival(&self, bytes: &[Vec<u8>]) -> anyhow::Result<()> {
+        self.arriving.until(bytes, PATIENCE).map(drop)
+    }
+
     /// Sends one datagram from each CPU; answers what they carry. Packets of one CPU keep their
     /// order, packets of several need not.
     fn controls(&self, tag: &str, to: IpAddr) -> anyhow::Result<Vec<Vec<u8>>> {
