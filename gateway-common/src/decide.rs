@@ -68,6 +68,39 @@ pub const fn connect(
     }
 }
 
+/// `IPPROTO_IP` and `IPPROTO_IPV6`, as levels of socket options.
+const LEVEL_IP: i32 = 0;
+const LEVEL_IPV6: i32 = 41;
+
+/// May this socket option be set?
+///
+/// Only what makes the kernel itself speak is refused here: a report of group membership belongs
+/// to no socket, so no packet hook sees it, and it carries an address of the caller's choice.
+#[inline(always)]
+pub const fn option(config: &AgentConfig, level: i32, name: i32) -> Verdict {
+    if !config.is_configured() {
+        return Verdict::Refuse(Reason::NotConfigured);
+    }
+    let joins = match level {
+        // IP_ADD_MEMBERSHIP, IP_ADD_SOURCE_MEMBERSHIP, IP_MSFILTER.
+        LEVEL_IP => matches!(name, 35 | 39 | 41) || joins_group(name),
+        // IPV6_JOIN_GROUP, IPV6_JOIN_ANYCAST.
+        LEVEL_IPV6 => matches!(name, 20 | 27) || joins_group(name),
+        i32::MIN..=i32::MAX => false,
+    };
+    if joins {
+        Verdict::Refuse(Reason::GroupMembership)
+    } else {
+        Verdict::Pass(Reason::SocketAllowed)
+    }
+}
+
+/// MCAST_JOIN_GROUP, MCAST_JOIN_SOURCE_GROUP, MCAST_MSFILTER: the same at both levels.
+#[inline(always)]
+const fn joins_group(name: i32) -> bool {
+    matches!(name, 42 | 46 | 48)
+}
+
 /// What a packet hook knows besides the header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Surroundings {

@@ -56,6 +56,8 @@ hooks! {
     Ingress = 7, "ingress";
     /// TCP state changes of the agent's sockets.
     AgentOps = 8, "agent_ops";
+    /// `setsockopt(2)`.
+    Setsockopt = 9, "setsockopt";
 }
 
 /// Set in [`Event::flags`] when the refusal was recorded but not carried out.

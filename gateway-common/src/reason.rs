@@ -77,6 +77,8 @@ reasons! {
     InboundRefused = 43, "inbound_refused";
     /// No room to remember who is on the line; the gateway will refuse the connection.
     FlowTableFull = 44, "flow_table_full";
+    /// Joining a multicast group, which the kernel reports to the network on its own behalf.
+    GroupMembership = 45, "group_membership";
 }
 
 /// One more than the highest code: the size of tables indexed by code.

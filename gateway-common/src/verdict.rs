@@ -54,6 +54,7 @@ pub const fn errno(reason: Reason) -> i32 {
         | Reason::Interface
         | Reason::Destination
         | Reason::InboundRefused
-        | Reason::FlowTableFull => EACCES,
+        | Reason::FlowTableFull
+        | Reason::GroupMembership => EACCES,
     }
 }

@@ -57,6 +57,38 @@ fn sockets() {
 }
 
 #[test]
+fn options() {
+    let (ip, ipv6, socket) = (0, 41, 1);
+    let joins = Refuse(Reason::GroupMembership);
+    let fine = Pass(Reason::SocketAllowed);
+    let table = [
+        (ip, 35, joins),
+        (ip, 39, joins),
+        (ip, 41, joins),
+        (ip, 42, joins),
+        (ip, 46, joins),
+        (ip, 48, joins),
+        (ipv6, 20, joins),
+        (ipv6, 27, joins),
+        (ipv6, 42, joins),
+        (ipv6, 46, joins),
+        (ipv6, 48, joins),
+        // Leaving a group, blocking a source, and the same numbers at other levels.
+        (ip, 36, fine),
+        (ip, 38, fine),
+        (ipv6, 21, fine),
+        (ip, 20, fine),
+        (ipv6, 35, fine),
+        (socket, 35, fine),
+        (socket, 42, fine),
+    ];
+    for (level, name, expected) in table {
+        let verdict = decide::option(&config(), level, name);
+        assert_eq!(verdict, expected, "level {level} option {name}");
+    }
+}
+
+#[test]
 fn calls() {
     let deny = AgentConfig {
         direct: DIRECT_DENY,
@@ -439,6 +471,7 @@ fn no_configuration_is_a_refusal() {
         let shut = Refuse(Reason::NotConfigured);
         assert_eq!(decide::socket(&config, STREAM, 6), shut);
         assert_eq!(decide::connect(&config, TCP, &gateway, true), shut);
+        assert_eq!(decide::option(&config, 0, 1), shut);
         assert_eq!(decide::egress(&config, &header, around), shut);
         assert_eq!(decide::ingress(&config, &header, around), shut);
         assert!(!config.observes());

@@ -12,7 +12,7 @@ use aya_ebpf::{
         bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_current_pid_tgid,
         bpf_get_current_uid_gid, bpf_set_retval, bpf_sk_storage_get, bpf_skb_load_bytes,
     },
-    programs::{SkBuffContext, SockAddrContext, SockOpsContext},
+    programs::{SkBuffContext, SockAddrContext, SockOpsContext, SockoptContext},
 };
 use gateway_common::{
     endpoint::{Endpoint, mapped},
@@ -98,6 +98,23 @@ pub(crate) fn store<T: Copy>(map: &'static SkStorage<T>, sk: *mut c_void, value:
 #[inline(always)]
 fn map_pointer<T>(map: &'static SkStorage<T>) -> *mut c_void {
     ptr::from_ref(map).cast_mut().cast()
+}
+
+/// What `setsockopt(2)` asks for: level and name of the option.
+#[inline(always)]
+pub(crate) fn option(ctx: &SockoptContext) -> (i32, i32) {
+    // SAFETY: the kernel gives a valid context.
+    unsafe { (read!(ctx.sockopt, level), read!(ctx.sockopt, optname)) }
+}
+
+/// Leaves an option's value to the kernel as the caller gave it.
+///
+/// Otherwise the kernel takes the copy it made for the program, and that ends at a page: older
+/// kernels would refuse a longer value.
+#[inline(always)]
+pub(crate) fn leave_value(ctx: &SockoptContext) {
+    // SAFETY: the field is writable, and 0 stands for "nothing was changed".
+    unsafe { ptr::write_volatile(&raw mut (*ctx.sockopt).optlen, 0) };
 }
 
 /// What a call on a socket address says.

@@ -19,8 +19,8 @@ mod packets;
 mod sockets;
 
 use aya_ebpf::{
-    macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, sock_ops},
-    programs::{SkBuffContext, SockAddrContext, SockContext, SockOpsContext},
+    macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, sock_ops},
+    programs::{SkBuffContext, SockAddrContext, SockContext, SockOpsContext, SockoptContext},
 };
 use gateway_common::event::Hook;
 
@@ -28,6 +28,12 @@ use gateway_common::event::Hook;
 #[cgroup_sock(sock_create)]
 pub fn sock_create(ctx: SockContext) -> i32 {
     sockets::create(&ctx)
+}
+
+/// `setsockopt(2)`: what would make the kernel itself speak.
+#[cgroup_sockopt(setsockopt)]
+pub fn setsockopt(ctx: SockoptContext) -> i32 {
+    sockets::set_option(&ctx)
 }
 
 /// `connect(2)`, IPv4.

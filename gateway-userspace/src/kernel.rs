@@ -5,6 +5,7 @@
 //! the line and what was refused. It decides nothing.
 
 mod abi;
+mod attach;
 mod boundary;
 pub mod bpffs;
 pub mod cgroup;

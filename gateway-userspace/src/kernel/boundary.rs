@@ -1,23 +1,20 @@
 //! The boundary around one agent: programs loaded, attached and pinned, or not at all.
 
-use std::{
-    fs,
-    os::fd::{AsFd, AsRawFd},
-};
+use std::{fs, io, os::fd::AsRawFd};
 
 use aya::{
     Ebpf, EbpfError,
     maps::{MapData, MapError, SkStorage},
     programs::{
-        CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, Program,
-        ProgramError, SockOps,
-        links::{FdLink, LinkError, PinnedLink},
+        ProgramError,
+        links::{LinkError, PinnedLink},
     },
 };
 use gateway_common::LISTENER_MARK;
 
 use super::{
     abi::Wire,
+    attach,
     bpffs::{BpffsError, Pins},
     cgroup::{Cgroup, CgroupError},
     object,
@@ -25,8 +22,9 @@ use super::{
 };
 
 /// The programs on an agent's cgroup. Without any one of them the agent does not start.
-pub const AGENT_PROGRAMS: [&str; 12] = [
+pub const AGENT_PROGRAMS: [&str; 13] = [
     "sock_create",
+    "setsockopt",
     "connect4",
     "connect6",
     "sendmsg4",
@@ -63,6 +61,24 @@ pub enum BoundaryError {
         /// What the kernel said.
         #[source]
         source: Box<ProgramError>,
+    },
+    /// The kernel gave no link for a program that aya has no link for.
+    #[error("attaching program {program}")]
+    Attach {
+        /// The program.
+        program: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// A link was pinned and cannot be opened again.
+    #[error("opening the pinned link of {program}")]
+    Reopen {
+        /// The program.
+        program: &'static str,
+        /// What aya said.
+        #[source]
+        source: LinkError,
     },
     /// The object lacks a program or map of this name.
     #[error("the BPF object has no {0} of the expected kind; was it built from these sources?")]
@@ -102,7 +118,7 @@ pub enum BoundaryError {
     Bpffs(#[from] BpffsError),
     /// A ring cannot be polled.
     #[error("polling a ring of the kernel half")]
-    Poll(#[source] std::io::Error),
+    Poll(#[source] io::Error),
 }
 
 /// The raised boundary. While it, or its pins, are there, the agent is shut in.
@@ -158,14 +174,8 @@ impl Boundary {
             .ebpf
             .program_mut(name)
             .ok_or(BoundaryError::Missing(name))?;
-        let link = attach_program(name, program, cgroup)?;
-        let pinned = link
-            .pin(self.pins.link(name))
-            .map_err(|source| BoundaryError::Pin {
-                program: name,
-                source,
-            })?;
-        self.links.push(pinned);
+        let link = attach::attach(name, program, cgroup)?;
+        self.links.push(link.pin(name, &self.pins.link(name))?);
         Ok(())
     }
 
@@ -222,56 +232,3 @@ pub(super) fn map_error(map: &'static str) -> impl FnOnce(MapError) -> BoundaryE
 
 /// A map owned by this process.
 pub(super) type Storage<V> = SkStorage<MapData, Wire<V>>;
-
-/// Verifies and attaches, by the program's own kind.
-///
-/// `Single` is the only mode that aya passes on to links; links to a cgroup are multi all the
-/// same, so a program of somebody else on the same hook neither replaces ours nor is replaced.
-pub(super) fn attach_program(
-    name: &'static str,
-    program: &mut Program,
-    cgroup: impl AsFd,
-) -> Result<FdLink, BoundaryError> {
-    let failed = |action: &'static str| {
-        move |source: ProgramError| BoundaryError::Program {
-            action,
-            program: name,
-            source: Box::new(source),
-        }
-    };
-    let no_link = |source| BoundaryError::NoLink {
-        program: name,
-        source,
-    };
-    let mode = CgroupAttachMode::Single;
-    let (verify, attach) = (failed("verifying"), failed("attaching"));
-    let kind = if let Ok(program) = <&mut CgroupSockAddr>::try_from(&mut *program) {
-        program.load().map_err(verify)?;
-        let id = program.attach(cgroup, mode).map_err(attach)?;
-        let link = program.take_link(id).map_err(failed("detaching"))?;
-        FdLink::try_from(link)
-    } else if let Ok(program) = <&mut CgroupSock>::try_from(&mut *program) {
-        program.load().map_err(verify)?;
-        let id = program.attach(cgroup, mode).map_err(attach)?;
-        let link = program.take_link(id).map_err(failed("detaching"))?;
-        FdLink::try_from(link)
-    } else if let Ok(program) = <&mut SockOps>::try_from(&mut *program) {
-        program.load().map_err(verify)?;
-        let id = program.attach(cgroup, mode).map_err(attach)?;
-        let link = program.take_link(id).map_err(failed("detaching"))?;
-        FdLink::try_from(link)
-    } else if let Ok(program) = <&mut CgroupSkb>::try_from(&mut *program) {
-        let direction = match program.expected_attach_type() {
-            Some(CgroupSkbAttachType::Egress) => CgroupSkbAttachType::Egress,
-            Some(CgroupSkbAttachType::Ingress) => CgroupSkbAttachType::Ingress,
-            None => return Err(BoundaryError::Missing(name)),
-        };
-        program.load().map_err(verify)?;
-        let id = program.attach(cgroup, direction, mode).map_err(attach)?;
-        let link = program.take_link(id).map_err(failed("detaching"))?;
-        FdLink::try_from(link)
-    } else {
-        return Err(BoundaryError::Missing(name));
-    };
-    kind.map_err(no_link)
-}

@@ -265,6 +265,9 @@ fn hint(reason: Reason, event: &Event) -> String {
         Reason::InboundRefused => {
             "nobody may connect to this agent; see `inbound` in its policy".to_owned()
         }
+        Reason::GroupMembership => {
+            "an agent joins no multicast group: the kernel would tell the network which".to_owned()
+        }
         Reason::FlowTableFull => {
             "too many connections in the making; try again in a moment".to_owned()
         }

@@ -4,8 +4,7 @@
 use std::fs;
 
 use super::{
-    AGENT_PROGRAMS, BoundaryError, GATEWAY_PROGRAM, boundary::attach_program, cgroup::Cgroup,
-    object, spec::AgentSpec,
+    AGENT_PROGRAMS, BoundaryError, GATEWAY_PROGRAM, attach, cgroup::Cgroup, object, spec::AgentSpec,
 };
 
 /// One program's answer.
@@ -33,7 +32,7 @@ pub fn programs(scratch: &Cgroup) -> Result<Vec<ProgramProbe>, BoundaryError> {
             program: name,
             result: match ebpf.program_mut(name) {
                 // The link is dropped, and with it the attachment.
-                Some(program) => attach_program(name, program, &cgroup).map(drop),
+                Some(program) => attach::attach(name, program, &cgroup).map(drop),
                 None => Err(BoundaryError::Missing(name)),
             },
         })

@@ -30,7 +30,6 @@ pub fn assess(policy: &Policy, user: &AgentUser) -> Assessment {
         "sockets of families without a cgroup hook (AF_VSOCK, …) can be opened where the kernel \
          has them",
         "descriptors can be received from helpers outside over unix sockets",
-        "joining a multicast group makes the kernel report the group's address on the network",
     ];
     if user.uid.is_root() {
         open.push("it runs as uid 0: it can change files that root owns, cgroup.procs among them, and leave");
