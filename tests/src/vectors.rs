@@ -1,7 +1,6 @@
 //! Every way out, what proves that it is one, and what a boundary does about it.
 
 pub mod pins;
-pub mod privilege;
 pub mod session;
 pub mod world;
 

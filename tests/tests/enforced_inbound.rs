@@ -7,10 +7,11 @@ use std::{
 };
 
 use sluice_tests::{
+    skip,
     sniffer::Packet,
     vector::{Attempt, inbound},
     vectors::{
-        inbound_refused, is_record, privilege,
+        inbound_refused, is_record,
         session::{Bench, Direct, Session},
         world::{NODE4, NODE6, World},
     },
@@ -45,15 +46,13 @@ fn visit(world: &World, session: &mut Session) -> Vec<(u16, bool, Attempt)> {
 }
 
 fn knock(world: &World, door: SocketAddr) -> bool {
-    world
-        .origin
-        .within(|| Ok(TcpStream::connect_timeout(&door, KNOCK).is_ok()))
-        .expect("the origin is there")
+    let knock = || TcpStream::connect_timeout(&door, KNOCK).is_ok();
+    world.origin.run(knock)
 }
 
 #[test]
 fn a_peer_connects_in_without_a_boundary() {
-    if !privilege::granted() {
+    if !skip::is_root() {
         return;
     }
     let (world, bench) = (World::new().expect("a world"), bench());
@@ -68,7 +67,7 @@ fn a_peer_connects_in_without_a_boundary() {
 
 #[test]
 fn no_peer_connects_in() {
-    if !privilege::granted() {
+    if !skip::is_root() {
         return;
     }
     let (world, bench) = (World::new().expect("a world"), bench());
@@ -77,7 +76,7 @@ fn no_peer_connects_in() {
         .expect("a session");
     let visits = visit(&world, &mut session);
     // The same peer, over the same link, later: it would have got in.
-    let open = world.node.within(|| Ok(TcpListener::bind((NODE4, 0))?));
+    let open = world.node.run(|| TcpListener::bind((NODE4, 0)));
     let address = open.as_ref().map(TcpListener::local_addr);
     let address = address.expect("a listener").expect("its address");
     assert!(knock(&world, address), "the control does not get in either");
@@ -110,7 +109,7 @@ fn wait_for_reports(world: &World) {
 
 #[test]
 fn groups_are_reported_without_a_boundary() {
-    if !privilege::granted() {
+    if !skip::is_root() {
         return;
     }
     let (world, bench) = (World::new().expect("a world"), bench());
@@ -127,7 +126,7 @@ fn groups_are_reported_without_a_boundary() {
 /// to be turned into its opposite.
 #[test]
 fn groups_are_still_reported_within_a_boundary() {
-    if !privilege::granted() {
+    if !skip::is_root() {
         return;
     }
     let (world, bench) = (World::new().expect("a world"), bench());

@@ -10,9 +10,9 @@ use std::{
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use sluice_tests::{
+    skip,
     vector::marker,
     vectors::{
-        privilege,
         session::{self, Bench, Direct},
         world::{ORIGIN4, World},
     },
@@ -31,10 +31,10 @@ struct Leak {
 }
 
 fn leak(world: &World) -> Leak {
-    let listener = world.origin.within(|| Ok(TcpListener::bind((ORIGIN4, 0))?));
+    let listener = world.origin.run(|| TcpListener::bind((ORIGIN4, 0)));
     let listener = listener.expect("a listener");
     let address = listener.local_addr().expect("its address");
-    let made = world.node.within(|| {
+    let made = world.node.run(|| {
         let tcp = TcpStream::connect_timeout(&address, std::time::Duration::from_secs(5))?;
         let udp = UdpSocket::bind("0.0.0.0:0")?;
         udp.connect((ORIGIN4, 2602))?;
@@ -42,7 +42,7 @@ fn leak(world: &World) -> Leak {
             assert!(socket.as_raw_fd() <= 64, "the attempt looks no further");
             fcntl(socket, FcntlArg::F_SETFD(FdFlag::empty()))?;
         }
-        Ok((tcp, udp))
+        anyhow::Ok((tcp, udp))
     });
     let (tcp, udp) = made.expect("sockets");
     Leak {
@@ -55,7 +55,7 @@ fn leak(world: &World) -> Leak {
 /// One test, so that no descriptor leaks into another one's processes.
 #[test]
 fn descriptors_stay_behind_and_sockets_are_refused() {
-    if !privilege::granted() {
+    if !skip::is_root() {
         return;
     }
     let world = World::new().expect("a world");
@@ -87,7 +87,7 @@ fn descriptors_stay_behind_and_sockets_are_refused() {
 fn socket_as_stdin(world: &World) {
     let folder = tempfile::tempdir().expect("a folder");
     let witness = folder.path().join("witness");
-    let output = world.node.within(|| {
+    let output = world.node.run(|| {
         let udp = UdpSocket::bind("0.0.0.0:0")?;
         udp.connect((ORIGIN4, 2603))?;
         let mut command = Command::new(session::sluice()?);
@@ -96,7 +96,7 @@ fn socket_as_stdin(world: &World) {
         command.arg("--").arg("/usr/bin/touch").arg(&witness);
         command.stdin(Stdio::from(OwnedFd::from(udp)));
         command.stdout(Stdio::from(File::open("/dev/null")?));
-        Ok(command.stderr(Stdio::piped()).output()?)
+        anyhow::Ok(command.stderr(Stdio::piped()).output()?)
     });
     let output = output.expect("it ends");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -10,9 +10,10 @@ use std::{
 
 use gateway_userspace::kernel::{AGENT_PROGRAMS, GATEWAY_PROGRAM};
 use sluice_tests::{
+    skip,
     vector::{Attempt, marker},
     vectors::{
-        brief, pins, privilege,
+        brief, pins,
         session::{Bench, Direct, Record, Session},
         world::{NODE4, ORIGIN4, ORIGIN6, Seen, World},
     },
@@ -159,7 +160,7 @@ fn no_program_is_forgotten() {
 
 #[test]
 fn each_program_is_needed() {
-    if !privilege::granted() {
+    if !skip::is_root() {
         return;
     }
     let bench = Bench::new(Path::new(env!("CARGO_BIN_EXE_vector"))).expect("a bench");
@@ -222,11 +223,9 @@ fn attempt(session: &mut Session, world: &World) -> Attempt {
         return attempt;
     }
     let port = attempt.seen.expect("a place").port();
-    let knocked = world.origin.within(|| {
-        let door = SocketAddr::from((NODE4, port));
-        Ok(TcpStream::connect_timeout(&door, KNOCK))
-    });
-    drop(knocked.expect("the origin is there"));
+    let door = SocketAddr::from((NODE4, port));
+    let knock = || TcpStream::connect_timeout(&door, KNOCK);
+    drop(world.origin.run(knock));
     session.go().expect("it goes on");
     next(session)
 }

@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use sluice_tests::{
+    skip,
     vector::{Attempt, marker},
     vectors::{
-        Oracle, ROWS, Row, brief, is_record, privilege,
+        Oracle, ROWS, Row, brief, is_record,
         session::{Bench, Direct},
         world::{Seen, World},
     },
@@ -47,7 +48,7 @@ fn is_absent(row: &Row, result: &Attempt) -> bool {
 
 #[test]
 fn every_vector_gets_out_without_a_boundary() {
-    if !privilege::granted() {
+    if !skip::is_root() {
         return;
     }
     let (world, bench) = (World::new().expect("a world"), bench());
@@ -73,14 +74,14 @@ fn every_vector_gets_out_without_a_boundary() {
 
 #[test]
 fn no_vector_gets_out_where_connections_are_redirected() {
-    if privilege::granted() {
+    if skip::is_root() {
         confine(Direct::Redirect);
     }
 }
 
 #[test]
 fn no_vector_gets_out_where_connections_are_refused() {
-    if privilege::granted() {
+    if skip::is_root() {
         confine(Direct::Deny);
     }
 }

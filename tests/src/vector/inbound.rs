@@ -61,7 +61,7 @@ fn way_out() -> Result<u32, Failed> {
     names
         .iter()
         .find(|interface| interface.name().to_bytes() != b"lo")
-        .map(|interface| u32::try_from(interface.index()).map_or(0, |index| index))
+        .map(|interface| interface.index())
         .ok_or_else(|| failed("if_nameindex")(std::io::ErrorKind::NotFound.into()))
 }
 

@@ -15,8 +15,8 @@ use std::{
 use anyhow::Context as _;
 use tempfile::TempDir;
 
-use super::world::{Namespace, ORIGIN4, ORIGIN6};
-use crate::vector::Attempt;
+use super::world::{ORIGIN4, ORIGIN6};
+use crate::{netns::Netns, vector::Attempt};
 
 /// Longest that one attempt, or the start of Sluice, may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -78,7 +78,7 @@ impl Bench {
     /// If Sluice cannot be started.
     pub fn confined(
         &self,
-        node: &Namespace,
+        node: &Netns,
         direct: Direct,
         tag: &str,
         attempts: &[(&str, u16)],
@@ -102,7 +102,7 @@ impl Bench {
     /// If they cannot be started.
     pub fn free(
         &self,
-        node: &Namespace,
+        node: &Netns,
         root: bool,
         tag: &str,
         attempts: &[(&str, u16)],
@@ -122,7 +122,7 @@ impl Bench {
     /// If they cannot be started.
     pub fn inside_as_root(
         &self,
-        node: &Namespace,
+        node: &Netns,
         agent: u32,
         tag: &str,
         attempts: &[(&str, u16)],
@@ -145,7 +145,7 @@ impl Bench {
     /// Starts a command and reads what it prints.
     fn start(
         &self,
-        node: &Namespace,
+        node: &Netns,
         mut command: Command,
         tag: &str,
         audit: Option<PathBuf>,
@@ -156,7 +156,7 @@ impl Bench {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(File::create(&errors)?);
-        let mut child = node.within(|| command.spawn().context("starting a session"))?;
+        let mut child = node.run(|| command.spawn()).context("starting a session")?;
         let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
         let (send, lines) = mpsc::channel();
         let stdout = stdout.context("no standard output")?;

@@ -3,21 +3,21 @@
 //! They have no names, so that nothing is left of them however the test ends.
 
 use std::{
-    fs::{self, File},
+    fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
-    panic::resume_unwind,
-    process::Command,
-    thread,
     time::Duration,
 };
 
 use anyhow::Context as _;
 use nix::{
-    sched::{CloneFlags, CpuSet, sched_getaffinity, sched_setaffinity, setns, unshare},
-    unistd::{Pid, gettid},
+    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
+    unistd::Pid,
 };
 
-use crate::sniffer::{Packet, Sniffer};
+use crate::{
+    netns::Netns,
+    sniffer::{Packet, Sniffer},
+};
 
 /// The node's addresses, for documentation (RFC 5737, RFC 3849).
 pub const NODE4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
@@ -28,50 +28,20 @@ pub const ORIGIN4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 /// See [`ORIGIN4`].
 pub const ORIGIN6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2);
 
+/// Both ends of the link.
+const LINK: &str = "way";
 /// Port of the controls that bound every wait.
 const CONTROL: u16 = 9;
 /// Longest that a control may take to arrive.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A network namespace.
-#[derive(Debug)]
-pub struct Namespace(File);
-
-impl Namespace {
-    fn new() -> anyhow::Result<Self> {
-        let made = || {
-            unshare(CloneFlags::CLONE_NEWNET).context("making a network namespace")?;
-            let file = File::open("/proc/thread-self/ns/net").context("opening it")?;
-            run("ip", &["link", "set", "lo", "up"])?;
-            anyhow::Ok(Self(file))
-        };
-        thread::scope(|scope| scope.spawn(made).join()).unwrap_or_else(|panic| resume_unwind(panic))
-    }
-
-    /// Does something inside, on a thread of its own. Processes started there stay there.
-    ///
-    /// # Errors
-    /// What the work says, or that the namespace cannot be entered.
-    pub fn within<T: Send>(
-        &self,
-        work: impl FnOnce() -> anyhow::Result<T> + Send,
-    ) -> anyhow::Result<T> {
-        let inside = || {
-            setns(&self.0, CloneFlags::CLONE_NEWNET).context("entering a network namespace")?;
-            work()
-        };
-        thread::scope(|scope| scope.spawn(inside).join())
-            .unwrap_or_else(|panic| resume_unwind(panic))
-    }
-}
-
 /// The two namespaces and the eyes in them.
 #[derive(Debug)]
 pub struct World {
     /// Where agents run.
-    pub node: Namespace,
+    pub node: Netns,
     /// Where nothing may arrive.
-    pub origin: Namespace,
+    pub origin: Netns,
     arriving: Sniffer,
     local: Sniffer,
 }
@@ -91,31 +61,18 @@ impl World {
     /// # Errors
     /// If the caller is not root or `ip` is missing.
     pub fn new() -> anyhow::Result<Self> {
-        let (node, origin) = (Namespace::new()?, Namespace::new()?);
-        node.within(|| {
-            let thread = gettid().to_string();
-            origin.within(|| {
-                let peer = ["peer", "name", "way", "netns", &thread];
-                let link = ["link", "add", "way", "type", "veth"];
-                run("ip", &[&link[..], &peer[..]].concat())?;
-                address(ORIGIN4.into(), ORIGIN6.into())
-            })?;
-            address(NODE4.into(), NODE6.into())?;
-            for family in ["-4", "-6"] {
-                let gateway = if family == "-4" {
-                    ORIGIN4.to_string()
-                } else {
-                    ORIGIN6.to_string()
-                };
-                run("ip", &[family, "route", "add", "default", "via", &gateway])?;
-            }
-            // So that ping sockets need no privilege here, as on most distributions.
-            fs::write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647")
-                .context("opening ping to everybody")
-        })?;
+        let (node, origin) = (Netns::new()?, Netns::new()?);
+        node.join(LINK, &origin, LINK)?;
+        address(&node, NODE4, NODE6)?;
+        address(&origin, ORIGIN4, ORIGIN6)?;
+        node.ip(&format!("-4 route add default via {ORIGIN4}"))?;
+        node.ip(&format!("-6 route add default via {ORIGIN6}"))?;
+        // So that ping sockets need no privilege here, as on most distributions.
+        node.run(|| fs::write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647"))
+            .context("opening ping to everybody")?;
         Ok(Self {
-            arriving: origin.within(Sniffer::arriving)?,
-            local: node.within(Sniffer::passing)?,
+            arriving: origin.run(Sniffer::arriving)?,
+            local: node.run(Sniffer::passing)?,
             node,
             origin,
         })
@@ -152,7 +109,7 @@ impl World {
     /// Sends one datagram from each CPU; answers what they carry. Packets of one CPU keep their
     /// order, packets of several need not.
     fn controls(&self, tag: &str, to: IpAddr) -> anyhow::Result<Vec<Vec<u8>>> {
-        self.node.within(|| {
+        self.node.run(|| {
             let this = Pid::from_raw(0);
             let all = sched_getaffinity(this).context("asking for CPUs")?;
             let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
@@ -170,33 +127,8 @@ impl World {
     }
 }
 
-fn address(v4: IpAddr, v6: IpAddr) -> anyhow::Result<()> {
-    run(
-        "ip",
-        &[
-            "address",
-            "add",
-            &format!("{v4}/24"),
-            "brd",
-            "+",
-            "dev",
-            "way",
-        ],
-    )?;
-    let v6 = format!("{v6}/64");
-    run("ip", &["address", "add", &v6, "dev", "way", "nodad"])?;
-    run("ip", &["link", "set", "way", "up"])
-}
-
-fn run(program: &str, arguments: &[&str]) -> anyhow::Result<()> {
-    let output = Command::new(program)
-        .args(arguments)
-        .output()
-        .with_context(|| format!("starting {program}"))?;
-    anyhow::ensure!(
-        output.status.success(),
-        "{program} {arguments:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(())
+fn address(namespace: &Netns, v4: Ipv4Addr, v6: Ipv6Addr) -> anyhow::Result<()> {
+    namespace.ip(&format!("address add {v4}/24 brd + dev {LINK}"))?;
+    namespace.ip(&format!("address add {v6}/64 dev {LINK} nodad"))?;
+    namespace.ip(&format!("link set {LINK} up"))
 }
