@@ -8,7 +8,7 @@ use std::{
     io::Read as _,
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStdin, Command, Stdio},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -219,6 +219,11 @@ impl Running {
         self.child.id()
     }
 
+    /// The agent's standard input, where [`Agent::prepare`] made it a pipe.
+    pub const fn stdin(&mut self) -> Option<&mut ChildStdin> {
+        self.child.stdin.as_mut()
+    }
+
     /// Waits until the agent has written this to standard output; answers with all of it.
     ///
     /// # Errors
@@ -289,6 +294,8 @@ impl Running {
     /// # Errors
     /// If it does not end.
     pub fn finish(mut self) -> Result<Finished> {
+        // An agent that reads it gets to its end.
+        drop(self.child.stdin.take());
         let status = wait_for_exit(&mut self.child)
             .with_context(|| fs::read_to_string(&self.stderr).unwrap_or_default())?;
         Ok(Finished {

@@ -6,6 +6,8 @@ pub mod cgroup;
 pub mod deadline;
 pub mod netns;
 pub mod origin;
+pub mod probe;
+pub mod receiver;
 pub mod skip;
 pub mod sniffer;
 pub mod vector;

@@ -43,6 +43,7 @@ impl Site {
         let root = bpffs::root()?;
         let runs = bpffs::runs_cgroup()?;
         bpffs::sweep(&root, &runs).context("clearing away earlier runs")?;
+        sweep_scratch(&runs);
         let home = cgroup::current()?;
         let id = uuid::Uuid::now_v7().simple().to_string();
         let run = format!("run-{id}");
@@ -116,6 +117,25 @@ impl Site {
         match fs::remove_dir_all(&self.scratch) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 tracing::warn!(%error, "removing {}", self.scratch.display());
+            }
+            Ok(()) | Err(_) => {}
+        }
+    }
+}
+
+/// Removes the scratch folders of runs that have no cgroup any more. A run that starts makes its
+/// cgroup first.
+fn sweep_scratch(runs: &Path) {
+    let Ok(entries) = fs::read_dir(SCRATCH) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        if runs.join(entry.file_name()).exists() {
+            continue;
+        }
+        match fs::remove_dir_all(entry.path()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(%error, "removing {}", entry.path().display());
             }
             Ok(()) | Err(_) => {}
         }

@@ -1,0 +1,340 @@
+//! How a run begins and ends: the contract of its exit status and output, what is left of it,
+//! and that an agent whose gateway is gone stays shut in.
+
+use std::{
+    fs,
+    net::{IpAddr, SocketAddr, UdpSocket},
+    os::{fd::OwnedFd, unix::fs::PermissionsExt as _},
+    path::Path,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use sluice_tests::{
+    agent::{Agent, Finished, field, pins, sweep},
+    cgroup,
+    deadline::wait_for,
+    needs, needs_root,
+    probe::{Kind, Probe},
+    receiver::{LOOPBACK, Receiver},
+    skip,
+    world::{ORIGIN4, ORIGIN6, World},
+};
+
+const NOTHING: &str = "schema = 1\nagent = \"test-agent\"\n";
+
+const ORIGIN: [IpAddr; 2] = [IpAddr::V4(ORIGIN4), IpAddr::V6(ORIGIN6)];
+
+/// Runs a command under a policy that allows nothing.
+fn run<const N: usize>(world: &World, command: [&str; N]) -> Result<Finished> {
+    Agent::new(world, NOTHING)?.run(command)
+}
+
+#[test]
+fn killing_sluice_leaves_the_agent_shut_in() -> Result<()> {
+    needs_root!();
+    let world = World::new()?;
+    let receiver = Receiver::listen(&world.origin, 0)?;
+    let port = receiver.port();
+    let policy = format!(
+        "{NOTHING}[[egress]]\nid = \"raw\"\ntcp = [\"{ORIGIN4}:{port}\"]\nprivate = true\n"
+    );
+    let mut probe = Probe::start(Agent::new(&world, &policy)?)?;
+    let name = probe.running.name()?;
+    let agent_cgroup = probe.running.cgroup()?;
+    probe.running.kill_sluice()?;
+
+    let thief = Receiver::listen(&world.node, probe.gateway())?;
+    sweep(&world)?;
+    ensure!(pins(&name).is_some(), "another run took the pins away");
+    for address in ORIGIN {
+        let to = SocketAddr::new(address, port);
+        ensure!(probe.ask(Kind::Tcp, to)? == "ENETDOWN", "TCP to {to}");
+        let sent = probe.ask(Kind::Udp, to)?;
+        ensure!(
+            ["EACCES", "ENETDOWN"].contains(&&*sent),
+            "UDP to {to}: {sent}"
+        );
+        ensure!(
+            receiver.is_untouched(&world.node, address)?,
+            "{to} was reached"
+        );
+    }
+    for address in LOOPBACK {
+        let to = SocketAddr::new(address, thief.port());
+        ensure!(probe.ask(Kind::Tcp, to)? == "ENETDOWN", "TCP to the thief");
+        ensure!(probe.ask(Kind::Udp, to)? != "sent", "UDP to the thief");
+        ensure!(
+            thief.is_untouched(&world.node, address)?,
+            "the thief got something"
+        );
+    }
+
+    // Once the agent is gone, the next run clears away what is left.
+    drop(probe);
+    wait_for("the agent to end", || {
+        Ok(cgroup::is_empty(&agent_cgroup)?.then_some(()))
+    })?;
+    sweep(&world)?;
+    nothing_is_left(&name)
+}
+
+#[test]
+fn before_it_is_killed_the_same_agent_gets_out() -> Result<()> {
+    needs_root!();
+    let world = World::new()?;
+    let receiver = Receiver::listen(&world.origin, 0)?;
+    let port = receiver.port();
+    let policy = format!(
+        "{NOTHING}[[egress]]\nid = \"raw\"\ntcp = [\"{ORIGIN4}:{port}\"]\nprivate = true\n"
+    );
+    const CONNECT: &str = "import socket, sys\n\
+        one = socket.create_connection((sys.argv[1], int(sys.argv[2])), 20)\n\
+        one.sendall(b'x')\n\
+        print(one.recv(1))";
+    let port = port.to_string();
+    let origin = ORIGIN4.to_string();
+    let running =
+        Agent::new(&world, &policy)?.spawn([skip::PYTHON, "-c", CONNECT, &origin, &port])?;
+    let (connection, _) = wait_for("the agent's connection", || Ok(receiver.connection()?))?;
+    drop(connection);
+    running.finish()?;
+    Ok(())
+}
+
+/// Neither cgroups nor pins nor a scratch folder of this run.
+fn nothing_is_left(name: &str) -> Result<()> {
+    let cgroup = cgroup::mount_point()?.join("sluice").join(name);
+    ensure!(!cgroup.exists(), "{} is left", cgroup.display());
+    ensure!(pins(name).is_none(), "pins of {name} are left");
+    let scratch = Path::new("/run/sluice").join(name);
+    ensure!(!scratch.exists(), "{} is left", scratch.display());
+    Ok(())
+}
+
+#[test]
+fn what_the_command_leaves_behind_ends_with_it() -> Result<()> {
+    needs_root!();
+    let world = World::new()?;
+    const COMMAND: &str = "setsid tail -f /dev/null & echo $!; read line";
+    let agent = Agent::new(&world, NOTHING)?.prepare(|command| {
+        command.stdin(std::process::Stdio::piped());
+    });
+    let mut running = agent.spawn(["sh", "-c", COMMAND])?;
+    let child = running.wait_for_output("\n")?.trim().to_owned();
+    let name = running.name()?;
+    let members = fs::read_to_string(running.cgroup()?.join("cgroup.procs"))?;
+    ensure!(members.lines().count() >= 2, "{members}");
+    let finished = running.finish()?;
+    ensure!(finished.status == 1, "read fails at the end: {finished:?}");
+    let process = Path::new("/proc").join(&child);
+    wait_for("the child to end", || {
+        // Dead, and not yet reaped by whoever inherited it.
+        let state = fs::read_to_string(process.join("stat")).unwrap_or_default();
+        Ok((!process.exists() || state.contains(") Z ")).then_some(()))
+    })?;
+    nothing_is_left(&name)
+}
+
+#[test]
+fn the_exit_status_is_the_commands() -> Result<()> {
+    needs_root!();
+    let world = World::new()?;
+    let table = [
+        ("exit 0", 0),
+        ("exit 7", 7),
+        ("exit 255", 255),
+        ("kill -KILL $$", 128 + 9),
+        ("kill -TERM $$", 128 + 15),
+    ];
+    for (command, status) in table {
+        let finished = run(&world, ["sh", "-c", command])?;
+        ensure!(finished.status == status, "{command}: {finished:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_command_that_cannot_be_run_has_the_status_of_a_shell() -> Result<()> {
+    needs_root!();
+    let world = World::new()?;
+    let file = world.file("not-executable", "#!/bin/sh\nexit 0\n")?;
+    let file = file.display().to_string();
+    for (command, status) in [
+        ("/nowhere/command", 127),
+        ("no-such-command-anywhere", 127),
+        (file.as_str(), 126),
+    ] {
+        let finished = run(&world, [command])?;
+        ensure!(finished.status == status, "{command}: {finished:?}");
+        let reason = format!("sluice: error: cannot run {command}: ");
+        ensure!(finished.err().contains(&reason), "{finished:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn when_sluice_fails_nothing_is_run() -> Result<()> {
+    needs_root!();
+    let world = World::new()?;
+    let missing = world.scratch().join("missing.toml").display().to_string();
+    let table = [
+        (
+            "no such policy",
+            Agent::without_policy(&world)?.options(["--policy", &missing]),
+        ),
+        ("no policy", Agent::new(&world, "this is not a policy")?),
+        (
+            "unknown key",
+            Agent::new(&world, &format!("{NOTHING}surprise = 1\n"))?,
+        ),
+        (
+            "too weak",
+            Agent::new(&world, &format!("{NOTHING}assurance = \"sealed\"\n"))?,
+        ),
+        (
+            "unknown user",
+            Agent::new(&world, NOTHING)?.options(["--user", "no-such-user"]),
+        ),
+        (
+            "bad agent name",
+            Agent::new(&world, NOTHING)?.options(["--agent", "NOT A NAME"]),
+        ),
+        (
+            "socket as input",
+            Agent::new(&world, NOTHING)?.prepare(|command| {
+                let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+                command.stdin(OwnedFd::from(socket));
+            }),
+        ),
+    ];
+    for (label, agent) in table {
+        let finished = agent.run(["echo", "ran"])?;
+        ensure!(finished.status == 125, "{label}: {finished:?}");
+        ensure!(finished.stdout.is_empty(), "{label}: {finished:?}");
+        ensure!(
+            finished.err().contains("sluice: error: "),
+            "{label}: {finished:?}"
+        );
+        ensure!(
+            finished
+                .err()
+                .lines()
+                .all(|line| line.starts_with("sluice: ")),
+            "{label}: {finished:?}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn output_is_the_commands_own() -> Result<()> {
+    needs_root!();
+    let world = World::new()?;
+    const COMMAND: &str = r"printf 'a\377\000b\r\n\033[1m'; printf 'one\377\ntwo\n' >&2";
+    let finished = run(&world, ["sh", "-c", COMMAND])?;
+    ensure!(finished.status == 0, "{finished:?}");
+    ensure!(finished.stdout == b"a\xff\x00b\r\n\x1b[1m", "{finished:?}");
+    let own: Vec<u8> = finished
+        .stderr
+        .split_inclusive(|byte| *byte == b'\n')
+        .filter(|line| !line.starts_with(b"sluice: "))
+        .flatten()
+        .copied()
+        .collect();
+    ensure!(own == b"one\xff\ntwo\n", "{finished:?}");
+    ensure!(
+        finished
+            .err()
+            .starts_with("sluice: agent test-agent under policy sha256:")
+    );
+    Ok(())
+}
+
+#[test]
+fn standard_input_is_the_commands() -> Result<()> {
+    needs_root!();
+    let world = World::new()?;
+    let input = world.file("input", "from standard input\n")?;
+    let finished = Agent::new(&world, NOTHING)?
+        .prepare(|command| {
+            command.stdin(fs::File::open(input).expect("it was written"));
+        })
+        .run(["cat"])?;
+    ensure!(finished.stdout == b"from standard input\n", "{finished:?}");
+    Ok(())
+}
+
+#[test]
+fn the_agent_is_nobody_and_has_nothing() -> Result<()> {
+    needs_root!();
+    let world = World::new()?;
+    let finished = run(&world, ["cat", "/proc/self/status"])?;
+    let status = finished.out();
+    let value = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        line.map(str::trim).context("a line of the status")
+    };
+    for set in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
+        ensure!(value(set)? == "0000000000000000", "{status}");
+    }
+    ensure!(value("NoNewPrivs:")? == "1", "{status}");
+    ensure!(
+        !value("Uid:")?.split_whitespace().any(|id| id == "0"),
+        "{status}"
+    );
+    ensure!(
+        !value("Gid:")?.split_whitespace().any(|id| id == "0"),
+        "{status}"
+    );
+    ensure!(value("Groups:")? == value("Gid:")?.split_whitespace().next().unwrap_or_default());
+    Ok(())
+}
+
+#[test]
+fn the_coding_profile_refuses_a_host_with_one_record() -> Result<()> {
+    needs_root!();
+    let curl = needs!(skip::program("curl"));
+    let world = World::new()?;
+    let profile = include_str!("../../policies/coding-agent.toml");
+    let curl = curl.display().to_string();
+    let finished = Agent::new(&world, profile)?.run([&curl, "-sS", "https://example.com/"])?;
+    ensure!(finished.status != 0, "{finished:?}");
+    ensure!(finished.stdout.is_empty(), "{finished:?}");
+    ensure!(finished.err().contains("curl: "), "{finished:?}");
+    ensure!(finished.records.len() == 1, "{finished:?}");
+    for record in &finished.records {
+        for (name, expected) in [
+            ("outcome", "deny"),
+            ("kind", "connect"),
+            ("host", "example.com"),
+            ("port", "443"),
+            ("reason", "no_rule"),
+            ("agent", "coding-agent"),
+            ("process.comm", "curl"),
+            ("source", "both"),
+        ] {
+            ensure!(field(record, name) == expected, "{name}: {record:#}");
+        }
+    }
+    // What a person reads, without the audit log.
+    let reason = finished.err();
+    let mut told = reason.lines().filter(|line| line.starts_with("sluice: "));
+    ensure!(
+        told.any(|line| line.contains("example.com")),
+        "{finished:?}"
+    );
+    Ok(())
+}
+
+#[test]
+fn files_of_a_run_are_private() -> Result<()> {
+    needs_root!();
+    let world = World::new()?;
+    let mut probe = Probe::start(Agent::new(&world, NOTHING)?)?;
+    let name = probe.running.name()?;
+    let folder = pins(&name).context("the run has pins")?;
+    ensure!(fs::metadata(&folder)?.permissions().mode() & 0o777 == 0o700);
+    let finished = probe.running.finish()?;
+    ensure!(finished.status == 0, "{finished:?}");
+    nothing_is_left(&name)
+}
