@@ -102,7 +102,9 @@ const RESOLVER: Expected = Expected {
     record: Some(("dns", None, "no_rule")),
 };
 
-const fn refused(errno: i32, hook: &'static str, reason: &'static str) -> Expected {
+/// What a refusal of the kernel half looks like.
+#[must_use]
+pub const fn refused(errno: i32, hook: &'static str, reason: &'static str) -> Expected {
     Expected {
         errno: Some(errno),
         record: Some(("direct", Some(hook), reason)),
