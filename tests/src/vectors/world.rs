@@ -122,12 +122,13 @@ impl World {
         })
     }
 
-    /// Waits until these bytes have arrived at the origin, in one packet or several.
+    /// Waits until these bytes have arrived at the origin, in one packet or several; answers
+    /// all that arrived until then.
     ///
     /// # Errors
     /// If they do not arrive.
-    pub fn arrival(&self, bytes: &[Vec<u8>]) -> anyhow::Result<()> {
-        self.arriving.until(bytes, PATIENCE).map(drop)
+    pub fn arrival(&self, bytes: &[Vec<u8>]) -> anyhow::Result<Vec<Packet>> {
+        self.arriving.until(bytes, PATIENCE)
     }
 
     /// Sends a datagram to each address from each CPU; answers what they carry. Packets of one CPU keep their
