@@ -220,3 +220,9 @@ pub const ROWS: &[Row] = &[
 pub const fn inbound_refused() -> Expected {
     refused(libc::ETIMEDOUT, "ingress", "inbound_refused")
 }
+
+/// What is recorded where a group is joined.
+#[must_use]
+pub const fn group_refused() -> Expected {
+    refused(libc::EACCES, "setsockopt", "group_membership")
+}

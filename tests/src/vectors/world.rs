@@ -15,6 +15,7 @@ use nix::{
 };
 
 use crate::{
+    deadline::wait_for,
     netns::Netns,
     sniffer::{Packet, Sniffer},
 };
@@ -30,8 +31,16 @@ pub const ORIGIN6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2);
 
 /// Both ends of the link.
 const LINK: &str = "way";
+/// One end of the link: its addresses, the one of the link itself last.
+struct End(Ipv4Addr, Ipv6Addr, &'static str);
+
+const NODE_END: End = End(NODE4, NODE6, "02:00:00:00:00:01");
+const ORIGIN_END: End = End(ORIGIN4, ORIGIN6, "02:00:00:00:00:02");
+
 /// Port of the controls that bound every wait.
 const CONTROL: u16 = 9;
+/// How long one control is waited for while the link comes up.
+const A_MOMENT: Duration = Duration::from_millis(50);
 /// Longest that a control may take to arrive.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -63,19 +72,31 @@ impl World {
     pub fn new() -> anyhow::Result<Self> {
         let (node, origin) = (Netns::new()?, Netns::new()?);
         node.join(LINK, &origin, LINK)?;
-        address(&node, NODE4, NODE6)?;
-        address(&origin, ORIGIN4, ORIGIN6)?;
+        let (here, there) = (NODE_END, ORIGIN_END);
+        address(&node, &here, &there)?;
+        address(&origin, &there, &here)?;
         node.ip(&format!("-4 route add default via {ORIGIN4}"))?;
         node.ip(&format!("-6 route add default via {ORIGIN6}"))?;
         // So that ping sockets need no privilege here, as on most distributions.
         node.run(|| fs::write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647"))
             .context("opening ping to everybody")?;
-        Ok(Self {
+        let world = Self {
             arriving: origin.run(Sniffer::arriving)?,
             local: node.run(Sniffer::passing)?,
             node,
             origin,
-        })
+        };
+        // A link that was brought up carries nothing for a moment, and drops what it is given.
+        let mut try_number = 0;
+        wait_for("the link between node and origin", || {
+            try_number += 1;
+            let out = world.controls(
+                &format!("begin {try_number}"),
+                &[ORIGIN4.into(), ORIGIN6.into()],
+            )?;
+            Ok(world.arriving.until(&out, A_MOMENT).ok())
+        })?;
+        Ok(world)
     }
 
     /// All that was seen since the last call. What was sent before is in it or did not arrive:
@@ -84,12 +105,15 @@ impl World {
     /// # Errors
     /// If a control does not arrive.
     pub fn seen(&self, tag: &str) -> anyhow::Result<Seen> {
-        let out = self.controls(tag, ORIGIN4.into())?;
+        let out = self.controls(tag, &[ORIGIN4.into(), ORIGIN6.into()])?;
         let arrived = self
             .arriving
             .until(&out, PATIENCE)
             .context("at the origin")?;
-        let around = self.controls(&format!("{tag}-local"), Ipv4Addr::LOCALHOST.into())?;
+        let around = self.controls(
+            &format!("{tag}-local"),
+            &[Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
+        )?;
         let local = self.local.until(&around, PATIENCE).context("at the node")?;
         let not_control = |packet: &Packet| !packet.has_port(CONTROL);
         Ok(Seen {
@@ -98,8 +122,8 @@ impl World {
         })
     }
 
-    /// Waits until these bytes have arrived at the origin, in one packet or several; answers all
-    /// that arrived since the last call.
+    /// Waits until these bytes have arrived at the origin, in one packet or several; answers
+    /// all that arrived until then.
     ///
     /// # Errors
     /// If they do not arrive.
@@ -107,29 +131,43 @@ impl World {
         self.arriving.until(bytes, PATIENCE)
     }
 
-    /// Sends one datagram from each CPU; answers what they carry. Packets of one CPU keep their
+    /// Sends a datagram to each address from each CPU; answers what they carry. Packets of one CPU keep their
     /// order, packets of several need not.
-    fn controls(&self, tag: &str, to: IpAddr) -> anyhow::Result<Vec<Vec<u8>>> {
+    fn controls(&self, tag: &str, to: &[IpAddr]) -> anyhow::Result<Vec<Vec<u8>>> {
         self.node.run(|| {
             let this = Pid::from_raw(0);
             let all = sched_getaffinity(this).context("asking for CPUs")?;
-            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+            let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0))?;
             let mut markers = Vec::new();
             for cpu in (0..CpuSet::count()).filter(|&cpu| all.is_set(cpu).unwrap_or(false)) {
                 let mut one = CpuSet::new();
                 one.set(cpu)?;
                 sched_setaffinity(this, &one).context("going to a CPU")?;
-                let marker = format!("[control {tag} {cpu}]").into_bytes();
-                socket.send_to(&marker, (to, CONTROL))?;
-                markers.push(marker);
+                for address in to {
+                    let marker = format!("[control {tag} {cpu} {address}]").into_bytes();
+                    let mapped = match address {
+                        IpAddr::V4(address) => address.to_ipv6_mapped(),
+                        IpAddr::V6(address) => *address,
+                    };
+                    socket.send_to(&marker, (mapped, CONTROL))?;
+                    markers.push(marker);
+                }
             }
             Ok(markers)
         })
     }
 }
 
-fn address(namespace: &Netns, v4: Ipv4Addr, v6: Ipv6Addr) -> anyhow::Result<()> {
+/// Brings up one end. The neighbour is known from the start: a packet that waits for it to be
+/// found is overtaken by later ones, and a control would prove nothing.
+fn address(namespace: &Netns, own: &End, neighbour: &End) -> anyhow::Result<()> {
+    let End(v4, v6, link) = own;
+    namespace.ip(&format!("link set {LINK} address {link}"))?;
     namespace.ip(&format!("address add {v4}/24 brd + dev {LINK}"))?;
     namespace.ip(&format!("address add {v6}/64 dev {LINK} nodad"))?;
-    namespace.ip(&format!("link set {LINK} up"))
+    namespace.ip(&format!("link set {LINK} up"))?;
+    let End(v4, v6, link) = neighbour;
+    let known = format!("lladdr {link} dev {LINK} nud permanent");
+    namespace.ip(&format!("neighbour replace {v4} {known}"))?;
+    namespace.ip(&format!("neighbour replace {v6} {known}"))
 }
