@@ -277,7 +277,10 @@ impl Running {
     pub fn kill_sluice(&mut self) -> Result<()> {
         self.name()?;
         self.child.kill()?;
+        // Waiting would close it, and the agent is to live on.
+        let stdin = self.child.stdin.take();
         wait_for_exit(&mut self.child)?;
+        self.child.stdin = stdin;
         Ok(())
     }
 
