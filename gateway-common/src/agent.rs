@@ -6,7 +6,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::{ABI_VERSION, LOOPBACK_PORTS_MAX};
+use crate::ABI_VERSION;
 
 /// Refusals are carried out.
 pub const MODE_ENFORCE: u32 = 1;
@@ -50,8 +50,8 @@ pub struct AgentConfig {
     pub inbound: u32,
     /// Port of the gateway on 127.0.0.1 and ::1, TCP and UDP, host order.
     pub gateway_port: u16,
-    /// How many [`LoopbackPorts`] are set.
-    pub loopback_count: u16,
+    /// 1 if any of [`LoopbackPorts`] is set, else 0.
+    pub has_loopback: u16,
     /// Always zero.
     pub zero: u32,
 }
@@ -67,7 +67,7 @@ impl AgentConfig {
         dns: 0,
         inbound: 0,
         gateway_port: 0,
-        loopback_count: 0,
+        has_loopback: 0,
         zero: 0,
     };
 
@@ -86,7 +86,34 @@ impl AgentConfig {
     }
 }
 
-/// Other local TCP ports that the agent may reach, host order; 0 stands for none.
+/// Other local TCP ports that the agent may reach: a bit for each port.
 ///
-/// Apart from [`AgentConfig`], so that an agent without any pays nothing for them.
-pub type LoopbackPorts = [u16; LOOPBACK_PORTS_MAX];
+/// Apart from [`AgentConfig`], so that an agent without any pays nothing for them; bits rather
+/// than a list, so that a look-up is one load.
+pub type LoopbackPorts = [u64; LOOPBACK_WORDS];
+
+/// Words that hold a bit for each port.
+pub const LOOPBACK_WORDS: usize = 1024;
+
+/// Index of the word that has a port's bit, and the bit.
+#[inline(always)]
+#[must_use]
+pub const fn loopback_bit(port: u16) -> (usize, u64) {
+    ((port >> 6) as usize, 1 << (port & 63))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_port_has_a_bit_of_its_own() {
+        let mut words: LoopbackPorts = [0; LOOPBACK_WORDS];
+        for port in 0..=u16::MAX {
+            let (word, bit) = loopback_bit(port);
+            assert_eq!(words[word] & bit, 0, "{port}");
+            words[word] |= bit;
+        }
+        assert!(words.iter().all(|word| *word == u64::MAX));
+    }
+}

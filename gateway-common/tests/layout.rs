@@ -56,7 +56,7 @@ fn dump() -> String {
             dns,
             inbound,
             gateway_port,
-            loopback_count,
+            has_loopback,
             zero,
         ]
     );

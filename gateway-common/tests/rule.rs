@@ -25,7 +25,7 @@ const fn config() -> AgentConfig {
         dns: DNS_GATEWAY,
         inbound: INBOUND_DENY,
         gateway_port: PORT,
-        loopback_count: 0,
+        has_loopback: 0,
         zero: 0,
     }
 }

@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use gateway_common::{
     DENIALS_RING_BYTES, TUPLES_MAX,
-    agent::{AgentConfig, LoopbackPorts},
+    agent::{AgentConfig, LOOPBACK_WORDS, LoopbackPorts, loopback_bit},
     event::{Event, Fold},
     flow::{Flow, Task, Tuple},
     reason::REASON_SLOTS,
@@ -20,7 +20,7 @@ static AGENT: AgentConfig = AgentConfig::SHUT;
 
 /// Declared local ports of this agent. Written by the loader likewise.
 #[unsafe(no_mangle)]
-static LOOPBACK: LoopbackPorts = [0; gateway_common::LOOPBACK_PORTS_MAX];
+static LOOPBACK: LoopbackPorts = [0; LOOPBACK_WORDS];
 
 /// Flow of an agent's socket. Written by connect and sendmsg, read by all later hooks.
 #[btf_map]
@@ -72,21 +72,10 @@ pub(crate) fn agent() -> AgentConfig {
 /// Whether policy declares this local port for the agent.
 #[inline(always)]
 pub(crate) fn declares(config: &AgentConfig, port: u16) -> bool {
-    config.loopback_count != 0 && port != 0 && among_loopback(port)
-}
-
-/// A function of its own, so that the ports are not kept on the caller's stack.
-#[inline(never)]
-#[expect(
-    clippy::needless_range_loop,
-    reason = "an iterator would hand out references, and each read must be volatile"
-)]
-fn among_loopback(port: u16) -> bool {
-    let mut found = false;
-    for index in 0..gateway_common::LOOPBACK_PORTS_MAX {
-        // SAFETY: the index is within the array; volatile as in `agent`.
-        let declared = unsafe { core::ptr::read_volatile(&raw const LOOPBACK[index]) };
-        found |= declared == port;
+    if config.has_loopback == 0 || port == 0 {
+        return false;
     }
-    found
+    let (word, bit) = loopback_bit(port);
+    // SAFETY: every port's word is within the array; volatile as in `agent`.
+    unsafe { core::ptr::read_volatile(&raw const LOOPBACK[word]) & bit != 0 }
 }

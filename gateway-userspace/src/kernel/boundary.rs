@@ -140,7 +140,7 @@ impl Boundary {
         gateway: &Cgroup,
         pins: Pins,
     ) -> Result<Self, BoundaryError> {
-        let ebpf = object::load(spec.config, spec.loopback)?;
+        let ebpf = object::load(spec.config, &spec.loopback)?;
         let mut boundary = Self {
             ebpf,
             links: Vec::new(),

@@ -18,13 +18,23 @@ fn log_level() -> u8 {
     }
 }
 
+/// What the verifier says of a program that it refuses: its verdict, and the way to it, which is
+/// tens of thousands of lines, only for somebody who debugs.
+fn verifier_log() -> VerifierLogLevel {
+    if tracing::enabled!(tracing::Level::DEBUG) {
+        VerifierLogLevel::VERBOSE | VerifierLogLevel::STATS
+    } else {
+        VerifierLogLevel::STATS
+    }
+}
+
 /// Loads the object into the kernel: maps are created, programs not yet verified.
-pub(super) fn load(config: AgentConfig, loopback: LoopbackPorts) -> Result<Ebpf, BoundaryError> {
+pub(super) fn load(config: AgentConfig, loopback: &LoopbackPorts) -> Result<Ebpf, BoundaryError> {
     let level = log_level();
     EbpfLoader::new()
-        .verifier_log_level(VerifierLogLevel::VERBOSE | VerifierLogLevel::STATS)
+        .verifier_log_level(verifier_log())
         .override_global("AGENT", &Wire(config), true)
-        .override_global("LOOPBACK", &Wire(loopback), true)
+        .override_global("LOOPBACK", &Wire(*loopback), true)
         .override_global(aya_log::LEVEL, &level, false)
         .load(OBJECT)
         .map_err(|source| BoundaryError::Load {

@@ -23,8 +23,8 @@ pub struct ProgramProbe {
 /// # Errors
 /// If the object as a whole, its maps among it, is refused.
 pub fn programs(scratch: &Cgroup) -> Result<Vec<ProgramProbe>, BoundaryError> {
-    let spec = AgentSpec::shut();
-    let mut ebpf = object::load(spec.config, spec.loopback)?;
+    let spec = AgentSpec::widest();
+    let mut ebpf = object::load(spec.config, &spec.loopback)?;
     let cgroup = scratch.open()?;
     let names = AGENT_PROGRAMS.into_iter().chain([GATEWAY_PROGRAM]);
     Ok(names

@@ -1,10 +1,11 @@
 //! From a policy to the constants that an agent's programs are loaded with.
 
 use gateway_common::{
-    ABI_VERSION, LOOPBACK_PORTS_MAX,
+    ABI_VERSION,
     agent::{
         AgentConfig, DIRECT_DENY, DIRECT_REDIRECT, DNS_GATEWAY, DNS_OFF, INBOUND_ALLOW,
-        INBOUND_DENY, INBOUND_LOOPBACK, MODE_ENFORCE, MODE_OBSERVE,
+        INBOUND_DENY, INBOUND_LOOPBACK, LOOPBACK_WORDS, LoopbackPorts, MODE_ENFORCE, MODE_OBSERVE,
+        loopback_bit,
     },
 };
 
@@ -14,15 +15,29 @@ use crate::policy::{Direct, DnsMode, Inbound, Mode, Policy};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AgentSpec {
     pub(super) config: AgentConfig,
-    pub(super) loopback: [u16; LOOPBACK_PORTS_MAX],
+    pub(super) loopback: LoopbackPorts,
 }
 
 impl AgentSpec {
-    /// Constants that deny everything, for probing.
-    pub(super) const fn shut() -> Self {
+    /// Constants under which every branch of every program can be reached, for probing: what the
+    /// verifier finds dead it does not look at.
+    pub(super) fn widest() -> Self {
+        let mut loopback = [0; LOOPBACK_WORDS];
+        loopback[0] = 2;
         Self {
-            config: AgentConfig::SHUT,
-            loopback: [0; LOOPBACK_PORTS_MAX],
+            config: AgentConfig {
+                cgroup: 1,
+                abi: ABI_VERSION,
+                agent: 1,
+                mode: MODE_ENFORCE,
+                direct: DIRECT_REDIRECT,
+                dns: DNS_GATEWAY,
+                inbound: INBOUND_ALLOW,
+                gateway_port: 9,
+                has_loopback: 1,
+                zero: 0,
+            },
+            loopback,
         }
     }
 
@@ -30,12 +45,12 @@ impl AgentSpec {
     #[must_use]
     pub fn new(policy: &Policy, cgroup: u64, port: u16) -> Self {
         let network = policy.network();
-        let mut loopback = [0; LOOPBACK_PORTS_MAX];
-        let declared = network.loopback.iter().take(LOOPBACK_PORTS_MAX);
-        let mut count = 0;
-        for (slot, port) in loopback.iter_mut().zip(declared) {
-            *slot = *port;
-            count += 1;
+        let mut loopback = [0; LOOPBACK_WORDS];
+        let mut any = 0;
+        for &port in &network.loopback {
+            let (word, bit) = loopback_bit(port);
+            loopback[word] |= bit;
+            any = 1;
         }
         Self {
             config: AgentConfig {
@@ -60,7 +75,7 @@ impl AgentSpec {
                     Inbound::Allow => INBOUND_ALLOW,
                 },
                 gateway_port: port,
-                loopback_count: count,
+                has_loopback: any,
                 zero: 0,
             },
             loopback,
