@@ -334,11 +334,18 @@ impl Core {
 
 /// Accepts until it is stopped.
 async fn accept(core: Arc<Core>, listener: TcpListener) {
+    let mut failing = false;
     loop {
         match listener.accept().await {
-            Ok((stream, address)) => admit(&core, stream, address),
+            Ok((stream, address)) => {
+                failing = false;
+                admit(&core, stream, address);
+            }
             Err(error) => {
-                tracing::warn!(%error, "accepting a connection");
+                // Once, not every time it is tried again.
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::warn!(%error, "accepting a connection");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }

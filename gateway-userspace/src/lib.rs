@@ -11,6 +11,7 @@ pub mod identity;
 pub mod kernel;
 pub mod launch;
 pub mod names;
+pub mod open_files;
 pub mod policy;
 pub mod proxy;
 pub mod sanitize;

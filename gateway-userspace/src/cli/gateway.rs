@@ -14,6 +14,7 @@ use crate::{
     config::Limits,
     dns::Resolver,
     identity::{Assurance, Cooperative},
+    open_files,
     policy::Policy,
 };
 
@@ -43,6 +44,7 @@ impl GatewayCommand {
     /// When the policy, the audit file or the address cannot be had.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let policy = Policy::load(&self.policy)?;
+        open_files::raise().context("raising the limit on open files")?;
         let bound = Gateway::bind(&BindConfig {
             port: self.listen.port(),
             addresses: vec![self.listen.ip()],

@@ -13,7 +13,7 @@ use caps::CapSet;
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 
 use super::stdio;
-use crate::kernel::cgroup;
+use crate::{kernel::cgroup, open_files};
 
 /// The hidden command's arguments.
 #[derive(clap::Args, Debug)]
@@ -27,6 +27,9 @@ pub struct EnterCommand {
     /// Group id to become.
     #[arg(long)]
     gid: u32,
+    /// Soft limit on open files to have; as inherited if it is not given.
+    #[arg(long)]
+    open_files: Option<u64>,
     /// The agent's command.
     #[arg(last = true, required = true)]
     command: Vec<OsString>,
@@ -57,6 +60,8 @@ enum EnterError {
     },
     #[error("giving up capabilities")]
     Capabilities(#[from] caps::errors::CapsError),
+    #[error("setting the limit on open files")]
+    OpenFiles(#[source] io::Error),
     #[error("setting no_new_privs")]
     NoNewPrivileges(#[source] nix::Error),
 }
@@ -95,6 +100,9 @@ impl EnterCommand {
         }
         // Whatever the caller left open stays behind: a socket made outside is a way out.
         close_fds::set_fds_cloexec(3, &[]);
+        if let Some(limit) = self.open_files {
+            open_files::set(Some(limit)).map_err(EnterError::OpenFiles)?;
+        }
         self.drop_privileges()
     }
 

@@ -10,6 +10,9 @@ use super::fault::{Fault, Severity};
 
 /// Lines between two places that are still shown as one piece.
 const LINES_BETWEEN: usize = 8;
+/// Octets of the longest line in a file whose lines are shown. miette pads by columns, of which
+/// `format!` takes at most 65,535, and a tab takes several.
+const LINE_DRAWN: usize = 8192;
 
 /// A fault and where it is.
 #[derive(Debug)]
@@ -151,13 +154,14 @@ impl PolicyErrors {
             .with_context_lines(1)
             .with_links(false);
         let mut out = String::new();
+        let drawn = self.inner.source.inner().lines().map(str::len).max() <= Some(LINE_DRAWN);
         for problem in self.problems() {
             let shown = Shown {
                 errors: self,
                 problem,
             };
-            if handler.render_report(&mut out, &shown).is_err() {
-                // Writing to a string does not fail; a span outside the text would.
+            // Writing to a string does not fail; a span outside the text would.
+            if !drawn || handler.render_report(&mut out, &shown).is_err() {
                 out.push_str(&self.line(problem));
             }
             out.push('\n');
@@ -292,4 +296,19 @@ fn shown(text: &str) -> String {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::policy::Policy;
+
+    /// miette panics where it pads by more columns than `format!` takes.
+    #[test]
+    fn a_line_too_long_to_draw_is_told_in_one() {
+        let text = format!("schema = 1\nagent = \"a\"\nx = {}", "[".repeat(100_000));
+        let errors = Policy::parse("a.toml", &text).unwrap_err();
+        let told = errors.render(false, 80);
+        let plain = told.lines().all(|line| line.starts_with("a.toml:3:"));
+        assert!(plain && !told.is_empty(), "{told:.200}");
+    }
 }

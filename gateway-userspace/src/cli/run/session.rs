@@ -20,6 +20,7 @@ use crate::{
         supervise::{exit_code, wait},
         user::AgentUser,
     },
+    open_files,
     policy::{Mode, Policy},
 };
 
@@ -40,18 +41,19 @@ pub(super) struct Plan {
 
 /// Runs the command. An error means that it was not started.
 pub(super) fn run(plan: Plan) -> anyhow::Result<u8> {
+    let open_files = open_files::raise().context("raising the limit on open files")?;
     let site = Site::prepare()?;
     let status = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("starting the runtime")
-        .and_then(|runtime| runtime.block_on(confine(plan, &site)));
+        .and_then(|runtime| runtime.block_on(confine(plan, &site, open_files)));
     site.clear();
     status
 }
 
 /// Raises the boundary, runs the command inside, and takes the boundary down again.
-async fn confine(plan: Plan, site: &Site) -> anyhow::Result<u8> {
+async fn confine(plan: Plan, site: &Site, open_files: Option<u64>) -> anyhow::Result<u8> {
     let bound = Gateway::bind(&BindConfig {
         port: 0,
         addresses: vec![std::net::Ipv4Addr::LOCALHOST.into()],
@@ -64,7 +66,7 @@ async fn confine(plan: Plan, site: &Site) -> anyhow::Result<u8> {
         .port();
     let spec = AgentSpec::new(&plan.policy, site.agent.id()?, port);
     let mut boundary = Boundary::raise(&spec, &site.agent, &site.gateway, site.pins()?)?;
-    let status = inside(plan, site, &mut boundary, bound, port).await;
+    let status = inside(plan, site, &mut boundary, bound, port, open_files).await;
     // The boundary stays until nobody is left inside: better pins that the next run clears away
     // than a process that is free.
     match site.end_agent() {
@@ -80,6 +82,7 @@ async fn inside(
     boundary: &mut Boundary,
     bound: Bound,
     port: u16,
+    open_files: Option<u64>,
 ) -> anyhow::Result<u8> {
     let policy = &plan.policy;
     forward_logs(boundary);
@@ -125,7 +128,7 @@ async fn inside(
     tasks.spawn(denials.run(drain.clone()));
     tasks.spawn(purge(identify, drain.clone()));
 
-    let status = supervise(&plan, site, port).await;
+    let status = supervise(&plan, site, port, open_files).await;
     // Whatever the command left behind ends with it, before the gateway does.
     let ended = site.end_agent();
     drain.cancel();
@@ -141,13 +144,19 @@ async fn inside(
 }
 
 /// Starts the command and waits for it.
-async fn supervise(plan: &Plan, site: &Site, port: u16) -> anyhow::Result<u8> {
+async fn supervise(
+    plan: &Plan,
+    site: &Site,
+    port: u16,
+    open_files: Option<u64>,
+) -> anyhow::Result<u8> {
     let mut agent = Command::new("/proc/self/exe")
         .arg("enter")
         .arg("--cgroup")
         .arg(site.agent.path())
         .args(["--uid", &plan.user.uid.to_string()])
         .args(["--gid", &plan.user.gid.to_string()])
+        .args(open_files.map(|limit| format!("--open-files={limit}")))
         .arg("--")
         .args(&plan.command)
         .envs(plan.user.environment(site.scratch())?)
