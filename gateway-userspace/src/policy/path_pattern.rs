@@ -114,11 +114,21 @@ pub(super) fn is_plain(path: &str) -> bool {
     let mut segments = segments.split('/').peekable();
     while let Some(segment) = segments.next() {
         let empty = segment.is_empty() && segments.peek().is_some();
-        if empty || matches!(segment, "." | "..") || !is_plain_segment(segment.as_bytes()) {
+        if empty || is_dots(segment) || !is_plain_segment(segment.as_bytes()) {
             return false;
         }
     }
     true
+}
+
+/// Whether a segment is dots and encoded spaces alone: some servers trim those, and are left with
+/// a dot segment.
+fn is_dots(segment: &str) -> bool {
+    let mut rest = segment;
+    while let Some(shorter) = rest.strip_prefix('.').or_else(|| rest.strip_prefix("%20")) {
+        rest = shorter;
+    }
+    rest.is_empty() && segment.contains('.')
 }
 
 fn is_plain_segment(mut bytes: &[u8]) -> bool {
@@ -211,6 +221,9 @@ mod tests {
             "/..",
             "/a/.",
             "/a/../b",
+            "/a/...",
+            "/a/..%20/b",
+            "/a/%20./b",
             "/./a",
             "/%2e",
             "/%2E%2e/a",
@@ -243,7 +256,7 @@ mod tests {
             "/a",
             "/a/",
             "/a.b",
-            "/...",
+            "/...a",
             "/.git",
             "/a%20b",
             "/%C3%BC",

@@ -6,6 +6,10 @@ use tokio::net::TcpStream;
 
 use crate::policy::Permit;
 
+/// Most addresses of one name that are tried: what a name resolves to may be the agent's doing,
+/// and each takes its time.
+const ADDRESSES_TRIED: usize = 4;
+
 /// Why no upstream address could be reached.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DialError {
@@ -31,7 +35,8 @@ pub(crate) enum DialError {
     NoAddress,
 }
 
-/// Connects to the first of the permitted addresses that answers, each within `patience`.
+/// Connects to the first of the permitted addresses that answers, each within `patience`, and no
+/// more than the first few of them.
 ///
 /// # Errors
 /// [`DialError`] of the last address tried.
@@ -41,7 +46,7 @@ pub(crate) async fn dial(
     patience: Duration,
 ) -> Result<(TcpStream, SocketAddr), DialError> {
     let mut last = DialError::NoAddress;
-    for &address in permit.addresses() {
+    for &address in permit.addresses().iter().take(ADDRESSES_TRIED) {
         match dial_one(address, listening, patience).await {
             Ok(stream) => return Ok((stream, address)),
             Err(error) => last = error,

@@ -33,6 +33,15 @@ const HOP_BY_HOP: [&[u8]; 6] = [
 /// Fields that the gateway writes itself, from what it decided on.
 const REWRITTEN: [&[u8]; 2] = [b"host", b"content-length"];
 
+/// Fields by which some frameworks take another method or path than those that policy decided on.
+const OVERRIDES: [&[u8]; 5] = [
+    b"x-http-method-override",
+    b"x-http-method",
+    b"x-method-override",
+    b"x-original-url",
+    b"x-rewrite-url",
+];
+
 impl Fields {
     /// Copies what httparse found in `block`, by reference.
     pub(super) fn collect(block: &Bytes, parsed: &[httparse::Header<'_>]) -> Self {
@@ -128,6 +137,7 @@ impl Fields {
 
     fn ends_here(&self, name: &[u8]) -> bool {
         named_in(&HOP_BY_HOP, name)
+            || named_in(&OVERRIDES, name)
             || name
                 .get(..6)
                 .is_some_and(|start| start.eq_ignore_ascii_case(b"proxy-"))
@@ -138,7 +148,13 @@ impl Fields {
 }
 
 fn named_in(names: &[&[u8]], name: &[u8]) -> bool {
-    names.iter().any(|listed| listed.eq_ignore_ascii_case(name))
+    let folded = |byte: &u8| match byte {
+        b'_' => b'-',
+        other => other.to_ascii_lowercase(),
+    };
+    names
+        .iter()
+        .any(|known| known.iter().copied().eq(name.iter().map(folded)))
 }
 
 /// Writes one field line.
@@ -174,6 +190,18 @@ mod tests {
                  Upgrade: h2c\r\nTrailer: X-Sum\r\nAccept: */*\r\n\r\n"
             ),
             "x-other: 2\r\nTrailer: X-Sum\r\nAccept: */*\r\n"
+        );
+    }
+
+    #[test]
+    fn what_would_say_otherwise_than_the_decision_stays_here() {
+        assert_eq!(
+            end_to_end(
+                "X-HTTP-Method-Override: DELETE\r\nx_http_method: PUT\r\nX-Original-URL: /admin\r\n\
+                 X-Rewrite-URL: /admin\r\nTransfer_Encoding: chunked\r\nContent_Length: 9\r\n\
+                 X-Original: 1\r\n\r\n"
+            ),
+            "X-Original: 1\r\n"
         );
     }
 
