@@ -76,7 +76,7 @@ fn verdict(ctx: &SockAddrContext, config: &AgentConfig, call: &Call) -> Verdict 
     let verdict = decide::connect(config, call.protocol, &call.endpoint, declared);
     match verdict {
         Verdict::Pass(Reason::Gateway) | Verdict::Redirect(_) => {
-            if gateway::listens(ctx, config, call) {
+            if gateway::listens(ctx, config, &call.endpoint, call.protocol) {
                 verdict
             } else {
                 Verdict::Refuse(Reason::GatewayDown)

@@ -4,17 +4,13 @@
 use core::{mem, ptr};
 
 use aya_ebpf::{
-    EbpfContext as _,
+    EbpfContext,
     bindings::bpf_sock_tuple,
     helpers::{bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release},
-    programs::SockAddrContext,
 };
-use gateway_common::{LISTENER_MARK, agent::AgentConfig, packet::TCP};
+use gateway_common::{LISTENER_MARK, agent::AgentConfig, endpoint::Endpoint, packet::TCP};
 
-use crate::{
-    ctx::{self, Call},
-    maps::LISTENERS,
-};
+use crate::{ctx, maps::LISTENERS};
 
 /// The socket's own network namespace.
 const CURRENT_NETNS: u64 = u64::MAX;
@@ -23,15 +19,22 @@ const V4_TUPLE: u32 = 12;
 /// Size of the IPv6 half of a `bpf_sock_tuple`, bytes.
 const V6_TUPLE: u32 = 36;
 
-/// Whether the gateway listens where this call would be sent to.
+/// Whether the gateway listens, for this protocol, at the address that goes with the family of
+/// `destination`. Asked of a call before it is let through, and of each packet that begins
+/// something: between the two the gateway may have gone, and somebody else come.
 #[inline(always)]
-pub(crate) fn listens(ctx: &SockAddrContext, config: &AgentConfig, call: &Call) -> bool {
+pub(crate) fn listens(
+    ctx: &impl EbpfContext,
+    config: &AgentConfig,
+    destination: &Endpoint,
+    protocol: u8,
+) -> bool {
     let port = config.gateway_port.to_be();
     // SAFETY: a tuple of zeroes is a valid tuple; the helpers read the size they are given. A
     // looked-up socket is released exactly once, and not used afterwards.
     unsafe {
         let mut tuple: bpf_sock_tuple = mem::zeroed();
-        let size = if call.endpoint.is_v4() {
+        let size = if destination.is_v4() {
             tuple.__bindgen_anon_1.ipv4.daddr = u32::from_ne_bytes([127, 0, 0, 1]);
             tuple.__bindgen_anon_1.ipv4.dport = port;
             V4_TUPLE
@@ -41,7 +44,7 @@ pub(crate) fn listens(ctx: &SockAddrContext, config: &AgentConfig, call: &Call) 
             V6_TUPLE
         };
         let tuple = ptr::from_mut(&mut tuple);
-        let sk = if call.protocol == TCP {
+        let sk = if protocol == TCP {
             bpf_sk_lookup_tcp(ctx.as_ptr(), tuple, size, CURRENT_NETNS, 0)
         } else {
             bpf_sk_lookup_udp(ctx.as_ptr(), tuple, size, CURRENT_NETNS, 0)

@@ -20,6 +20,7 @@ use crate::{
     attribution,
     ctx::{self, PASS, REFUSE},
     emit::{self, Facts},
+    gateway,
     maps::{self, FLOWS, INBOUND, OWNERS},
 };
 
@@ -31,6 +32,12 @@ const V4_HEADER: u32 = 20;
 const V6_HEADER: u32 = 40;
 /// Where a UDP payload starts behind the UDP header's start, bytes.
 const UDP_HEADER: u32 = 8;
+/// Where the flags are in a TCP header, bytes.
+const TCP_FLAGS: u32 = 13;
+/// The flag of a segment that opens a connection.
+const SYN: u8 = 0x02;
+/// The flag of every segment but the first.
+const ACK: u8 = 0x10;
 
 /// Which way a packet goes.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -93,10 +100,51 @@ fn refusal(
     };
     match verdict {
         Verdict::Refuse(reason) => Some(reason),
-        Verdict::Pass(Reason::Gateway) if direction == Direction::Out && header.protocol == UDP => {
-            (!publish_question(ctx, header, sk)).then_some(Reason::FlowTableFull)
+        Verdict::Pass(Reason::Gateway) if direction == Direction::Out => {
+            refusal_at_gateway(ctx, config, header, sk)
         }
         Verdict::Pass(_) | Verdict::Redirect(_) => None,
+    }
+}
+
+/// Why a packet for the gateway may not go on.
+///
+/// A datagram of a connected socket, and a SYN that was put off, meet no other hook: whoever
+/// listens now need not be the gateway that was there when the socket was connected.
+#[inline(always)]
+fn refusal_at_gateway(
+    ctx: &SkBuffContext,
+    config: &AgentConfig,
+    header: &Header,
+    sk: *mut bpf_sock,
+) -> Option<Reason> {
+    let is_datagram = header.protocol == UDP;
+    if (is_datagram || opens_connection(ctx, header))
+        && !gateway::listens(ctx, config, &header.destination, header.protocol)
+    {
+        return Some(Reason::GatewayDown);
+    }
+    if is_datagram && !publish_question(ctx, header, sk) {
+        return Some(Reason::FlowTableFull);
+    }
+    None
+}
+
+/// Whether a TCP segment is the first of its connection; so is one that cannot be read. Those
+/// after it belong to the socket that accepted.
+#[inline(always)]
+fn opens_connection(ctx: &SkBuffContext, header: &Header) -> bool {
+    let flags: Option<u8> = ctx::packet(ctx, transport(header) + TCP_FLAGS);
+    flags.is_none_or(|flags| flags & (SYN | ACK) == SYN)
+}
+
+/// Where the transport header starts.
+#[inline(always)]
+fn transport(header: &Header) -> u32 {
+    if header.source.is_v4() {
+        V4_HEADER
+    } else {
+        V6_HEADER
     }
 }
 
@@ -141,12 +189,7 @@ fn passive(config: &AgentConfig, sk: *mut bpf_sock) -> bool {
 /// whether there was room.
 #[inline(always)]
 fn publish_question(ctx: &SkBuffContext, header: &Header, sk: *mut bpf_sock) -> bool {
-    let transport = if header.source.is_v4() {
-        V4_HEADER
-    } else {
-        V6_HEADER
-    };
-    let id: Option<u16> = ctx::packet(ctx, transport + UDP_HEADER);
+    let id: Option<u16> = ctx::packet(ctx, transport(header) + UDP_HEADER);
     match id {
         Some(id) if !sk.is_null() => attribution::publish_datagram(header, u16::from_be(id), sk),
         Some(_) | None => false,

@@ -13,15 +13,20 @@ use crate::{
     skip::PYTHON,
 };
 
-/// Tells the proxy that it was given, then obeys lines of `tcp|udp ADDRESS PORT`.
+/// Tells the proxy that it was given, then obeys lines of `tcp|udp|associate|send ADDRESS PORT`.
 const PROGRAM: &str = r#"
 import errno, os, socket, sys
+associated = {}
 print("gateway", os.environ["http_proxy"].rsplit(":", 1)[1], flush=True)
 for number, line in enumerate(sys.stdin):
     kind, host, port = line.split()
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     stream = kind == "tcp"
     try:
+        if kind == "send":
+            associated[host].send(b"leaked")
+            print(f"{number}: sent;", flush=True)
+            continue
         one = socket.socket(family, socket.SOCK_STREAM if stream else socket.SOCK_DGRAM)
         one.settimeout(20)
         if stream:
@@ -29,6 +34,10 @@ for number, line in enumerate(sys.stdin):
             one.sendall(b"x")
             answer = one.recv(16)
             result = "answered" if answer else "closed"
+        elif kind == "associate":
+            one.connect((host, int(port)))
+            associated[host] = one
+            result = "associated"
         else:
             one.sendto(b"x", (host, int(port)))
             result = "sent"
@@ -44,6 +53,10 @@ pub enum Kind {
     Tcp,
     /// Sends one datagram.
     Udp,
+    /// Connects a UDP socket, and keeps it.
+    Associate,
+    /// Sends a datagram on the socket kept for this address, wherever that leads by now.
+    Send,
 }
 
 /// The agent.
@@ -80,7 +93,8 @@ impl Probe {
         self.gateway
     }
 
-    /// Lets it try; answers with `answered`, `closed`, `sent`, or the name of the errno.
+    /// Lets it try; answers with `answered`, `closed`, `sent`,
+    /// `associated`, or the name of the errno.
     ///
     /// # Errors
     /// If it does not answer.
@@ -97,6 +111,8 @@ impl Probe {
         let kind = match kind {
             Kind::Tcp => "tcp",
             Kind::Udp => "udp",
+            Kind::Associate => "associate",
+            Kind::Send => "send",
         };
         let host: IpAddr = to.ip();
         let stdin = self.running.stdin().context("it has ended")?;

@@ -6,11 +6,14 @@ use std::{
     net::{IpAddr, SocketAddr, UdpSocket},
     os::{fd::OwnedFd, unix::fs::PermissionsExt as _},
     path::Path,
+    process::Command,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
 };
 
 use anyhow::{Context as _, Result, ensure};
 use sluice_tests::{
-    agent::{Agent, Finished, field, pins, sweep},
+    agent::{Agent, Finished, field, pins, sluice, sweep},
     cgroup,
     deadline::wait_for,
     needs, needs_root,
@@ -76,6 +79,67 @@ fn killing_sluice_leaves_the_agent_shut_in() -> Result<()> {
     })?;
     sweep(&world)?;
     nothing_is_left(&name)
+}
+
+/// No call names a destination any more once a datagram socket is connected: only the packets
+/// tell where they go, and the port may be somebody else's by then.
+#[test]
+fn datagram_sockets_that_were_connected_to_the_gateway_do_not_reach_a_thief() -> Result<()> {
+    needs_root!();
+    let world = World::new()?;
+    let mut probe = Probe::start(Agent::new(&world, NOTHING)?)?;
+    let agent_cgroup = probe.running.cgroup()?;
+    let resolver = SocketAddr::from((ORIGIN4, 53));
+    let gateway = LOOPBACK.map(|address| SocketAddr::new(address, probe.gateway()));
+    let all = [resolver, gateway[0], gateway[1]];
+    for to in all {
+        ensure!(probe.ask(Kind::Associate, to)? == "associated", "{to}");
+        ensure!(probe.ask(Kind::Send, to)? == "sent", "{to}, which is there");
+    }
+    probe.running.kill_sluice()?;
+    let thief = Receiver::listen(&world.node, probe.gateway())?;
+    for to in all {
+        let sent = probe.ask(Kind::Send, to)?;
+        ensure!(sent == "EPERM", "{to}: {sent}");
+    }
+    for address in LOOPBACK {
+        ensure!(
+            thief.is_untouched(&world.node, address)?,
+            "the thief got something"
+        );
+    }
+    drop(probe);
+    wait_for("the agent to end", || {
+        Ok(cgroup::is_empty(&agent_cgroup)?.then_some(()))
+    })?;
+    sweep(&world)
+}
+
+/// Regression: a run that started meanwhile took the scratch cgroups of `doctor` for those of a
+/// run that had been killed, and removed them under its feet.
+#[test]
+fn doctor_is_not_disturbed_by_runs_that_start_meanwhile() -> Result<()> {
+    needs_root!();
+    let world = World::new()?;
+    let ended = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let runs = scope.spawn(|| {
+            while !ended.load(Ordering::Relaxed) {
+                sweep(&world)?;
+            }
+            Ok::<_, anyhow::Error>(())
+        });
+        let doctor = world.node.run(|| {
+            let mut command = Command::new(sluice()?);
+            Ok::<_, anyhow::Error>(command.arg("doctor").output()?)
+        });
+        ended.store(true, Ordering::Relaxed);
+        runs.join().expect("the runs do not panic")?;
+        let doctor = doctor?;
+        let said = String::from_utf8_lossy(&doctor.stdout);
+        ensure!(doctor.status.success(), "{said}");
+        Ok(())
+    })
 }
 
 #[test]
