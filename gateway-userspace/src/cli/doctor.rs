@@ -179,7 +179,7 @@ fn canary() -> anyhow::Result<()> {
     })
 }
 
-/// Works with two empty cgroups that are removed afterwards.
+/// Works with two cgroups of its own, this process in the second, that are removed afterwards.
 fn in_scratch<T>(
     work: impl FnOnce(&str, &Cgroup, &Cgroup) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
@@ -187,7 +187,11 @@ fn in_scratch<T>(
     let parent = Cgroup::create(bpffs::runs_cgroup()?.join(&run))?;
     let agent = Cgroup::create(parent.path().join("agent"))?;
     let gateway = Cgroup::create(parent.path().join("gateway"))?;
+    let home = cgroup::current()?;
+    // With a process inside it counts as alive, and no run that starts now clears it away.
+    gateway.enter()?;
     let result = work(&run, &agent, &gateway);
+    cgroup::enter(&home)?;
     for cgroup in [&agent, &gateway, &parent] {
         cgroup.remove()?;
     }
