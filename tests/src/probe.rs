@@ -13,7 +13,7 @@ use crate::{
     skip::PYTHON,
 };
 
-/// Tells the proxy that it was given, then obeys lines of `tcp|udp|associate|send ADDRESS PORT`.
+/// Tells the proxy that it was given, then obeys lines of `KIND ADDRESS PORT`.
 const PROGRAM: &str = r#"
 import errno, os, socket, sys
 associated = {}
@@ -24,12 +24,20 @@ for number, line in enumerate(sys.stdin):
     stream = kind == "tcp"
     try:
         if kind == "send":
-            associated[host].send(b"leaked")
+            associated.pop(host).send(b"leaked")
             print(f"{number}: sent;", flush=True)
             continue
         one = socket.socket(family, socket.SOCK_STREAM if stream else socket.SOCK_DGRAM)
         one.settimeout(20)
-        if stream:
+        if kind == "defer":
+            one = socket.socket(family, socket.SOCK_STREAM)
+            one.setsockopt(socket.IPPROTO_TCP, 34, 1)  # TCP_FASTOPEN_NO_COOKIE
+            one.setsockopt(socket.IPPROTO_TCP, 30, 1)  # TCP_FASTOPEN_CONNECT
+            one.setblocking(False)
+            one.connect((host, int(port)))
+            associated[host] = one
+            result = "associated"
+        elif stream:
             one.connect((host, int(port)))
             one.sendall(b"x")
             answer = one.recv(16)
@@ -55,7 +63,9 @@ pub enum Kind {
     Udp,
     /// Connects a UDP socket, and keeps it.
     Associate,
-    /// Sends a datagram on the socket kept for this address, wherever that leads by now.
+    /// Connects a TCP socket whose SYN waits for the first bytes, and keeps it.
+    Defer,
+    /// Sends on the socket kept for this address, wherever that leads by now, and forgets it.
     Send,
 }
 
@@ -112,6 +122,7 @@ impl Probe {
             Kind::Tcp => "tcp",
             Kind::Udp => "udp",
             Kind::Associate => "associate",
+            Kind::Defer => "defer",
             Kind::Send => "send",
         };
         let host: IpAddr = to.ip();
