@@ -117,6 +117,11 @@ const fn datagram(hook: &'static str) -> Expected {
     refused(libc::EACCES, hook, "datagram")
 }
 
+/// Dropped on its way out, which the kernel tells the caller of a datagram.
+const fn dropped(reason: &'static str) -> Expected {
+    refused(libc::EPERM, "egress", reason)
+}
+
 /// Not built in, and no module to load.
 const NO_PROTOCOL: &[i32] = &[libc::EPROTONOSUPPORT, libc::ESOCKTNOSUPPORT];
 /// As above, or switched off.
@@ -158,6 +163,8 @@ pub const ROWS: &[Row] = &[
     Row::tcp("tcp-blocking", "connect4"),
     Row::tcp("tcp-any4", "connect4").at(Oracle::Node),
     Row::tcp("tcp-any6", "connect6").at(Oracle::Node),
+    Row::tcp("tcp-local4", "connect4").at(Oracle::Node),
+    Row::tcp("tcp-local6", "connect6").at(Oracle::Node),
     Row::tcp("tcp-fastopen-sendto", "connect4"),
     Row::tcp("tcp-fastopen-connect", "connect4"),
     Row::tcp("tcp-reconnect", "connect4"),
@@ -168,9 +175,12 @@ pub const ROWS: &[Row] = &[
         refused(libc::EACCES, "connect4", "direct_connect"),
     ),
     Row::both("tcp-mptcp", SOCKET).unless(NO_MPTCP),
+    Row::both("tcp-mptcp6", SOCKET).unless(NO_MPTCP),
     Row::dns("dns-tcp"),
+    Row::dns("dns-tcp6"),
     Row::dns("dns-udp4"),
     Row::dns("dns-udp6"),
+    Row::dns("dns-elsewhere"),
     Row::both("udp-connect", datagram("connect4")),
     Row::both("udp6-connect", datagram("connect6")),
     Row::both("udp-sendto", datagram("sendmsg4")),
@@ -179,9 +189,16 @@ pub const ROWS: &[Row] = &[
     Row::both("udp-cork", datagram("sendmsg4")),
     Row::both("udp6-sendto", datagram("sendmsg6")),
     Row::both("udp-mapped", datagram("sendmsg4")),
+    Row::both("udp-mapped-connect", datagram("connect6")),
+    Row::both("udp6-inet", datagram("sendmsg4")),
+    Row::both("udp6-inet-connect", datagram("connect4")),
+    Row::both("udp-local", datagram("sendmsg4")).at(Oracle::Node),
+    Row::both("udp-reconnect", datagram("connect4")),
+    Row::both("udp-more", datagram("sendmsg4")),
     Row::both("udp-unspec", datagram("sendmsg4")),
     Row::both("udp-device", datagram("sendmsg4")),
     Row::both("udp-multicast", datagram("sendmsg4")),
+    Row::both("udp6-multicast", datagram("sendmsg6")),
     Row::both("udp-broadcast", datagram("sendmsg4")),
     Row::both("udplite4", SOCKET).unless(NO_PROTOCOL),
     Row::both("udplite6", SOCKET).unless(NO_PROTOCOL),
@@ -192,6 +209,12 @@ pub const ROWS: &[Row] = &[
     Row::both("raw4", SOCKET).by_root(),
     Row::both("raw6", SOCKET).by_root(),
     Row::both("raw-header", SOCKET).by_root(),
+    // To the gateway's address, out of an interface where somebody else has it.
+    Row::both("device-udp", dropped("interface")),
+    Row::both("interface-udp4", dropped("interface")),
+    Row::both("interface-udp6", dropped("interface")),
+    Row::both("info-cmsg4", dropped("interface")),
+    Row::both("info-cmsg6", dropped("interface")),
     Row::both(
         "rthdr-tcp",
         refused(libc::ETIMEDOUT, "egress", "extension_header"),

@@ -1,4 +1,5 @@
-//! Source routing: the call names what may be reached, the packet goes elsewhere first.
+//! The call names what may be reached, and the packet goes elsewhere: by source routing, or out
+//! of an interface where somebody else has that address.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -41,6 +42,48 @@ pub(super) fn option_cmsg(target: &Target) -> Outcome {
     let option = source_route(target.v4);
     let control = (libc::IPPROTO_IP, libc::IP_RETOPTS, option.as_slice());
     send(&socket, passable4(target), target, Some(control))
+}
+
+pub(super) fn device_udp(target: &Target) -> Outcome {
+    let socket = bound4(libc::SOCK_DGRAM, target)?;
+    tcp::bind_to_way_out(&socket)?;
+    send(&socket, passable4(target), target, None)
+}
+
+pub(super) fn interface_udp4(target: &Target) -> Outcome {
+    let socket = bound4(libc::SOCK_DGRAM, target)?;
+    choose(&socket, libc::IPPROTO_IP, libc::IP_UNICAST_IF)?;
+    send(&socket, passable4(target), target, None)
+}
+
+pub(super) fn interface_udp6(target: &Target) -> Outcome {
+    let socket = bound6(libc::SOCK_DGRAM, target)?;
+    choose(&socket, libc::IPPROTO_IPV6, libc::IPV6_UNICAST_IF)?;
+    send(&socket, passable6(target), target, None)
+}
+
+/// The interface for what leaves, which the kernel takes in network order.
+fn choose(socket: &Socket, level: i32, name: i32) -> Result<(), Failed> {
+    let index = tcp::way_out()?.1.to_be_bytes();
+    call::set_option(socket, level, name, &index).map_err(failed("setsockopt"))
+}
+
+pub(super) fn info_cmsg4(target: &Target) -> Outcome {
+    let socket = bound4(libc::SOCK_DGRAM, target)?;
+    // struct in_pktinfo: index, local address, destination.
+    let mut info = tcp::way_out()?.1.to_ne_bytes().to_vec();
+    info.extend([0; 8]);
+    let control = (libc::IPPROTO_IP, libc::IP_PKTINFO, info.as_slice());
+    send(&socket, passable4(target), target, Some(control))
+}
+
+pub(super) fn info_cmsg6(target: &Target) -> Outcome {
+    let socket = bound6(libc::SOCK_DGRAM, target)?;
+    // struct in6_pktinfo: source, index.
+    let mut info = vec![0; 16];
+    info.extend(tcp::way_out()?.1.to_ne_bytes());
+    let control = (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info.as_slice());
+    send(&socket, passable6(target), target, Some(control))
 }
 
 fn passable4(target: &Target) -> SocketAddr {

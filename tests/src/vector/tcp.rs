@@ -1,6 +1,7 @@
 //! Connections.
 
 use std::{
+    ffi::CString,
     io::{self, Read as _, Write as _},
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
 };
@@ -49,6 +50,18 @@ pub(super) fn any6(target: &Target) -> Outcome {
     exchange(&socket6()?, to, &target.marker)
 }
 
+/// Another service of the node.
+pub(super) fn local4(target: &Target) -> Outcome {
+    let to = (Ipv4Addr::LOCALHOST, target.port).into();
+    exchange(&socket4()?, to, &target.marker)
+}
+
+/// As above, over IPv6.
+pub(super) fn local6(target: &Target) -> Outcome {
+    let to = (Ipv6Addr::LOCALHOST, target.port).into();
+    exchange(&socket6()?, to, &target.marker)
+}
+
 pub(super) fn fast_open_sendto(target: &Target) -> Outcome {
     let socket = socket4()?;
     call::set_number(&socket, libc::IPPROTO_TCP, FASTOPEN_NO_COOKIE, 1)
@@ -87,6 +100,12 @@ pub(super) fn mptcp(target: &Target) -> Outcome {
     exchange(&socket, target.v4(), &target.marker)
 }
 
+pub(super) fn mptcp6(target: &Target) -> Outcome {
+    let socket =
+        call::socket(libc::AF_INET6, libc::SOCK_STREAM, MPTCP).map_err(failed("socket"))?;
+    exchange(&socket, target.v6(), &target.marker)
+}
+
 /// One socket, twice: to the gateway or nobody, then dissolved, then out.
 pub(super) fn reconnect(target: &Target) -> Outcome {
     let socket = socket4()?;
@@ -123,29 +142,52 @@ fn peer(socket: &Socket, to: SocketAddr) -> Outcome {
 
 /// A question to a server of the agent's choice.
 pub(super) fn dns(target: &Target) -> Outcome {
-    let to = (target.v4, super::udp::DNS).into();
+    ask(
+        &socket4()?,
+        (Ipv4Addr::UNSPECIFIED, target.port).into(),
+        (target.v4, super::udp::DNS).into(),
+        target,
+    )
+}
+
+/// As above, over IPv6.
+pub(super) fn dns6(target: &Target) -> Outcome {
+    ask(
+        &socket6()?,
+        (Ipv6Addr::UNSPECIFIED, target.port).into(),
+        (target.v6, super::udp::DNS).into(),
+        target,
+    )
+}
+
+/// The destination's port is taken, so the source's is what tells attempts apart.
+fn ask(socket: &Socket, from: SocketAddr, to: SocketAddr, target: &Target) -> Outcome {
     let question = super::udp::question(target);
     let length = u16::try_from(question.len()).map_or(0, |length| length);
     let mut message = length.to_be_bytes().to_vec();
     message.extend(question);
-    // The destination's port is taken, so the source's is what tells attempts apart.
-    let socket = socket4()?;
-    let from = SocketAddr::from((Ipv4Addr::UNSPECIFIED, target.port));
     socket.bind(&from.into()).map_err(failed("bind"))?;
-    exchange(&socket, to, &message)
+    exchange(socket, to, &message)
 }
 
-/// Binds to the first interface that is not loopback.
+/// Binds to the interface that leads out.
 pub(super) fn bind_to_way_out(socket: &Socket) -> Result<(), Failed> {
-    let names = nix::net::if_::if_nameindex().map_err(|error| Failed {
-        call: "if_nameindex",
-        error: error.into(),
-    })?;
-    let name = names
+    let (name, _) = way_out()?;
+    socket
+        .bind_device(Some(name.as_bytes()))
+        .map_err(failed("setsockopt"))
+}
+
+/// Name and index of the first interface that is not loopback.
+pub(super) fn way_out() -> Result<(CString, u32), Failed> {
+    let interfaces = nix::net::if_::if_nameindex()
+        .map_err(io::Error::from)
+        .map_err(failed("if_nameindex"))?;
+    interfaces
         .iter()
-        .map(|interface| interface.name().to_bytes())
-        .find(|name| *name != b"lo");
-    socket.bind_device(name).map_err(failed("setsockopt"))
+        .find(|interface| interface.name() != c"lo")
+        .map(|interface| (interface.name().to_owned(), interface.index()))
+        .ok_or_else(|| failed("if_nameindex")(io::ErrorKind::NotFound.into()))
 }
 
 fn socket4() -> Result<Socket, Failed> {

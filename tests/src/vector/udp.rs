@@ -2,7 +2,7 @@
 
 use std::{
     io::Write as _,
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6},
 };
 
 use nix::poll::PollFlags;
@@ -16,6 +16,10 @@ pub(super) const DNS: u16 = 53;
 const CORK: i32 = 1;
 /// A group of the range for documentation (RFC 5771, MCAST-TEST-NET).
 const GROUP: Ipv4Addr = Ipv4Addr::new(233, 252, 0, 1);
+/// All nodes of the link (RFC 4291).
+const NEIGHBOURS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+/// A resolver that is not there, of the range for documentation (RFC 5737).
+const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 53);
 
 pub(super) fn connect(target: &Target) -> Outcome {
     connected(&socket(libc::AF_INET)?, target.v4(), &target.marker)
@@ -35,6 +39,45 @@ pub(super) fn send_to6(target: &Target) -> Outcome {
 
 pub(super) fn mapped(target: &Target) -> Outcome {
     send(&socket(libc::AF_INET6)?, target.mapped(), &target.marker)
+}
+
+pub(super) fn mapped_connect(target: &Target) -> Outcome {
+    connected(&socket(libc::AF_INET6)?, target.mapped(), &target.marker)
+}
+
+/// An IPv4 address on an IPv6 socket, which the kernel takes for what it is.
+pub(super) fn inet_on_6(target: &Target) -> Outcome {
+    send(&socket(libc::AF_INET6)?, target.v4(), &target.marker)
+}
+
+/// As above.
+pub(super) fn inet_on_6_connect(target: &Target) -> Outcome {
+    connected(&socket(libc::AF_INET6)?, target.v4(), &target.marker)
+}
+
+/// Another service of the node.
+pub(super) fn local(target: &Target) -> Outcome {
+    let to = (Ipv4Addr::LOCALHOST, target.port).into();
+    send(&socket(libc::AF_INET)?, to, &target.marker)
+}
+
+/// One socket, twice: to what a boundary lets pass, then dissolved, then out.
+pub(super) fn reconnect(target: &Target) -> Outcome {
+    let socket = socket(libc::AF_INET)?;
+    let first = SocketAddr::from((target.v4, DNS));
+    socket.connect(&first.into()).map_err(failed("connect"))?;
+    call::dissolve(&socket).map_err(failed("dissolve"))?;
+    connected(&socket, target.v4(), &target.marker)
+}
+
+/// Nothing leaves before the last piece is there.
+pub(super) fn more(target: &Target) -> Outcome {
+    let socket = socket(libc::AF_INET)?;
+    let to = target.v4().into();
+    socket
+        .send_to_with_flags(&target.marker, &to, libc::MSG_MORE)
+        .map_err(failed("sendto"))?;
+    send(&socket, target.v4(), b"the end")
 }
 
 pub(super) fn send_mmsg(target: &Target) -> Outcome {
@@ -80,6 +123,12 @@ pub(super) fn multicast(target: &Target) -> Outcome {
     send(&socket, (GROUP, target.port).into(), &target.marker)
 }
 
+pub(super) fn multicast6(target: &Target) -> Outcome {
+    let socket = socket(libc::AF_INET6)?;
+    let to = SocketAddrV6::new(NEIGHBOURS, target.port, 0, tcp::way_out()?.1);
+    send(&socket, to.into(), &target.marker)
+}
+
 pub(super) fn broadcast(target: &Target) -> Outcome {
     let socket = socket(libc::AF_INET)?;
     socket.set_broadcast(true).map_err(failed("setsockopt"))?;
@@ -111,6 +160,11 @@ pub(super) fn dns4(target: &Target) -> Outcome {
 
 pub(super) fn dns6(target: &Target) -> Outcome {
     ask(&socket(libc::AF_INET6)?, (target.v6, DNS).into(), target)
+}
+
+/// Somebody whom no route but the default one leads to.
+pub(super) fn dns_elsewhere(target: &Target) -> Outcome {
+    ask(&socket(libc::AF_INET)?, (ELSEWHERE, DNS).into(), target)
 }
 
 /// Asks; sees who answered.
