@@ -58,6 +58,34 @@ hooks! {
     AgentOps = 8, "agent_ops";
     /// `setsockopt(2)`.
     Setsockopt = 9, "setsockopt";
+    /// `bind(2)`, IPv4.
+    Bind4 = 10, "bind4";
+    /// `bind(2)`, IPv6.
+    Bind6 = 11, "bind6";
+    /// `connect(2)` on a unix socket.
+    UnixConnect = 12, "unix_connect";
+    /// `sendmsg(2)` on an unconnected unix socket.
+    UnixSendmsg = 13, "unix_sendmsg";
+    /// Opening or making a device node.
+    Device = 14, "device";
+    /// A task moved to another cgroup.
+    CgroupAttachTask = 20, "cgroup_attach_task";
+    /// LSM: `socket(2)` of any family.
+    LsmSocketCreate = 21, "lsm_socket_create";
+    /// LSM: a descriptor arrives over a unix socket.
+    LsmFileReceive = 22, "lsm_file_receive";
+    /// LSM: access to another process.
+    LsmPtrace = 23, "lsm_ptrace_access_check";
+    /// LSM: `bpf(2)`.
+    LsmBpf = 24, "lsm_bpf";
+    /// LSM: unmounting.
+    LsmUmount = 25, "lsm_sb_umount";
+    /// LSM: connecting a unix stream socket.
+    LsmUnixConnect = 26, "lsm_unix_stream_connect";
+    /// LSM: a unix datagram.
+    LsmUnixSend = 27, "lsm_unix_may_send";
+    /// LSM: opening a file.
+    LsmFileOpen = 28, "lsm_file_open";
 }
 
 /// Set in [`Event::flags`] when the refusal was recorded but not carried out.

@@ -19,7 +19,7 @@ pub mod verdict;
 ///
 /// It is part of the pin path and of each struct that the kernel half reads first: a loader
 /// never adopts pins of another version. Raise it whenever `abi.txt` changes.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Entries in the hash that carries a flow from the agent's `connect` to the gateway's
 /// `accept` (one per handshake or DNS question in flight, not one per connection).

@@ -50,6 +50,10 @@ reasons! {
     Inbound = 5, "inbound";
     /// A socket type that cannot get past the other hooks.
     SocketAllowed = 6, "socket_allowed";
+    /// To a listener of the agent's own.
+    OwnLoopback = 7, "own_loopback";
+    /// To a unix socket that policy names, or to one of the agent's own.
+    UnixAllowed = 8, "unix_allowed";
 
     /// The programs carry no configuration, or one of another ABI.
     NotConfigured = 32, "not_configured";
@@ -79,10 +83,34 @@ reasons! {
     FlowTableFull = 44, "flow_table_full";
     /// Joining a multicast group, which the kernel reports to the network on its own behalf.
     GroupMembership = 45, "group_membership";
+    /// A unix socket that policy does not name.
+    UnixSocket = 46, "unix_socket";
+    /// Binding to an address that others could reach.
+    BindAddress = 47, "bind_address";
+    /// A socket option that steers packets past the gateway.
+    SocketOption = 48, "socket_option";
+    /// A device that is no plain file, terminal or source of randomness.
+    Device = 49, "device";
+    /// A network namespace in which the gateway has no listener.
+    UnknownNamespace = 50, "unknown_namespace";
+    /// A process left the agent's cgroup; it was killed.
+    LeftCgroup = 56, "left_cgroup";
+    /// A socket of a family that no other hook sees.
+    SocketFamily = 57, "socket_family";
+    /// A socket made elsewhere, received as a descriptor.
+    DescriptorReceived = 58, "descriptor_received";
+    /// Reading, writing or tracing a process outside the agent's cgroup.
+    ProcessAccess = 59, "process_access";
+    /// A call of `bpf(2)`.
+    BpfCall = 60, "bpf_call";
+    /// Unmounting or mounting a file system.
+    Mount = 61, "mount";
+    /// Opening a file that moves processes between cgroups.
+    CgroupWrite = 62, "cgroup_write";
 }
 
 /// One more than the highest code: the size of tables indexed by code.
-pub const REASON_SLOTS: u32 = 48;
+pub const REASON_SLOTS: u32 = 64;
 
 impl Reason {
     /// The code as it crosses the kernel boundary.

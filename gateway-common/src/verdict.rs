@@ -25,10 +25,14 @@ impl Verdict {
     }
 }
 
+/// `EPERM`: no policy can allow this to an agent.
+pub const EPERM: i32 = 1;
 /// `EACCES`: policy refuses this destination.
 pub const EACCES: i32 = 13;
 /// `EPROTONOSUPPORT`: an agent has no such socket type.
 pub const EPROTONOSUPPORT: i32 = 93;
+/// `EAFNOSUPPORT`: an agent has no such address family.
+pub const EAFNOSUPPORT: i32 = 97;
 /// `ENETDOWN`: the gateway is not there, and there is no other way out.
 pub const ENETDOWN: i32 = 100;
 
@@ -38,13 +42,22 @@ pub const ENETDOWN: i32 = 100;
 pub const fn errno(reason: Reason) -> i32 {
     match reason {
         Reason::SocketType => EPROTONOSUPPORT,
-        Reason::GatewayDown | Reason::NotConfigured => ENETDOWN,
+        Reason::GatewayDown | Reason::NotConfigured | Reason::UnknownNamespace => ENETDOWN,
+        Reason::SocketFamily => EAFNOSUPPORT,
+        Reason::Device
+        | Reason::ProcessAccess
+        | Reason::BpfCall
+        | Reason::Mount
+        | Reason::DescriptorReceived
+        | Reason::LeftCgroup => EPERM,
         Reason::Gateway
         | Reason::DeclaredLoopback
         | Reason::Redirected
         | Reason::DnsRedirected
         | Reason::Inbound
         | Reason::SocketAllowed
+        | Reason::OwnLoopback
+        | Reason::UnixAllowed
         | Reason::DirectConnect
         | Reason::Datagram
         | Reason::HeaderMalformed
@@ -55,6 +68,10 @@ pub const fn errno(reason: Reason) -> i32 {
         | Reason::Destination
         | Reason::InboundRefused
         | Reason::FlowTableFull
-        | Reason::GroupMembership => EACCES,
+        | Reason::GroupMembership
+        | Reason::UnixSocket
+        | Reason::BindAddress
+        | Reason::SocketOption
+        | Reason::CgroupWrite => EACCES,
     }
 }

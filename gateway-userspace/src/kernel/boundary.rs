@@ -17,6 +17,7 @@ use super::{
     attach,
     bpffs::{BpffsError, Pins},
     cgroup::{Cgroup, CgroupError},
+    held::KernelHeld,
     object,
     spec::AgentSpec,
 };
@@ -207,6 +208,12 @@ impl Boundary {
     /// The object, for the log reader.
     pub(super) const fn ebpf_mut(&mut self) -> &mut Ebpf {
         &mut self.ebpf
+    }
+
+    /// What is attached beside the programs without which there is no boundary.
+    #[must_use]
+    pub fn held(&self) -> KernelHeld {
+        KernelHeld::default()
     }
 
     /// Takes the boundary down: the agent must be gone by now.

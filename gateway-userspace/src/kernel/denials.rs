@@ -271,11 +271,38 @@ fn hint(reason: Reason, event: &Event) -> String {
         Reason::FlowTableFull => {
             "too many connections in the making; try again in a moment".to_owned()
         }
+        Reason::UnixSocket => {
+            "a unix socket that policy does not name; see `unix` in [network]".to_owned()
+        }
+        Reason::BindAddress => {
+            "an agent binds to loopback only; see `inbound` in [network]".to_owned()
+        }
+        Reason::SocketOption => {
+            "this socket option steers packets past the gateway; no agent has it".to_owned()
+        }
+        Reason::Device => "no agent opens or makes this device".to_owned(),
+        Reason::UnknownNamespace => {
+            "the gateway has no listener in this network namespace, so nothing leaves it".to_owned()
+        }
+        Reason::LeftCgroup => "a process left the agent's cgroup and was killed".to_owned(),
+        Reason::SocketFamily => format!(
+            "an agent has sockets of AF_INET, AF_INET6, AF_UNIX and AF_NETLINK only; this was family {}",
+            event.family
+        ),
+        Reason::DescriptorReceived => {
+            "a socket made outside the boundary may not be received inside".to_owned()
+        }
+        Reason::ProcessAccess => "an agent has no access to processes outside".to_owned(),
+        Reason::BpfCall => "an agent has no bpf(2)".to_owned(),
+        Reason::Mount => "an agent mounts and unmounts nothing".to_owned(),
+        Reason::CgroupWrite => "an agent moves no process between cgroups".to_owned(),
         Reason::Gateway
         | Reason::DeclaredLoopback
         | Reason::Redirected
         | Reason::DnsRedirected
         | Reason::Inbound
-        | Reason::SocketAllowed => "this is no refusal".to_owned(),
+        | Reason::SocketAllowed
+        | Reason::OwnLoopback
+        | Reason::UnixAllowed => "this is no refusal".to_owned(),
     }
 }
