@@ -7,10 +7,11 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use gateway_common::{
-    DENIALS_RING_BYTES, TUPLES_MAX,
+    DENIALS_RING_BYTES, PASSAGES_RING_BYTES, TUPLES_MAX,
     agent::{AgentConfig, LOOPBACK_WORDS, LoopbackPorts, loopback_bit},
     event::{Event, Fold},
     flow::{Flow, Task, Tuple},
+    passage::Passage,
     reason::REASON_SLOTS,
 };
 
@@ -55,6 +56,15 @@ pub(crate) static DENIALS: RingBuf<Event, { DENIALS_RING_BYTES as usize }> = Rin
 /// Last sequence number used in `DENIALS`. Counted up by the hooks, read by the daemon.
 #[btf_map]
 pub(crate) static SEQUENCE: PerCpuArray<u64, 1> = PerCpuArray::new();
+
+/// What is let through. Written when a connection is established and when a question leaves,
+/// read by the daemon.
+#[btf_map]
+pub(crate) static PASSAGES: RingBuf<Passage, { PASSAGES_RING_BYTES as usize }> = RingBuf::new();
+
+/// Last sequence number used in `PASSAGES`. Counted up by the hooks, read by nobody else.
+#[btf_map]
+pub(crate) static PASSAGE_SEQUENCE: PerCpuArray<u64, 1> = PerCpuArray::new();
 
 /// Exact totals by reason, and what may still be reported singly. Written by the hooks, read
 /// by the daemon.

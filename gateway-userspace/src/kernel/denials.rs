@@ -1,5 +1,6 @@
 //! Refusals of the kernel half: from the ring to the audit stream, with every loss counted.
 
+mod gaps;
 mod tally;
 
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use tokio::io::unix::AsyncFd;
 use tokio_util::sync::CancellationToken;
 use zerocopy::FromBytes as _;
 
+pub(super) use self::gaps::Gaps;
 use self::tally::Tally;
 use super::{
     abi::{Wire, pollable},
@@ -231,7 +233,7 @@ fn decode(event: Event) -> Option<(Event, Hook, Reason)> {
 }
 
 /// When something happened that long after boot.
-fn wall_clock(since_boot_ns: u64) -> Timestamp {
+pub(super) fn wall_clock(since_boot_ns: u64) -> Timestamp {
     let now = Timestamp::now();
     let boot_ns = u64::try_from(boot_time().as_nanos()).unwrap_or(since_boot_ns);
     let ago = boot_ns.saturating_sub(since_boot_ns);
@@ -268,7 +270,7 @@ fn hint(reason: Reason, event: &Event) -> String {
         Reason::GroupMembership => {
             "an agent joins no multicast group: the kernel would tell the network which".to_owned()
         }
-        Reason::FlowTableFull => {
+        Reason::FlowTableFull | Reason::LedgerFull => {
             "too many connections in the making; try again in a moment".to_owned()
         }
         Reason::UnixSocket => {
