@@ -3,6 +3,7 @@
 //! No security state sits in an LRU map, and no missing entry means that something is allowed.
 
 use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
     btf_maps::{HashMap, PerCpuArray, RingBuf, SkStorage},
     macros::btf_map,
 };
@@ -46,8 +47,16 @@ pub(crate) static ACCEPTED: SkStorage<Flow> = SkStorage::new();
 
 /// Flows on their way to the gateway. Written by `agent_ops` and egress, taken by
 /// `gateway_ops` and, for DNS questions, by the daemon.
+///
+/// Memory for an entry is taken when it is made: a node has hundreds of agents, and few of them
+/// connect at once. Where there is none, the flow is refused as in a full table.
 #[btf_map]
-pub(crate) static TUPLES: HashMap<Tuple, Flow, { TUPLES_MAX as usize }> = HashMap::new();
+pub(crate) static TUPLES: HashMap<
+    Tuple,
+    Flow,
+    { TUPLES_MAX as usize },
+    { BPF_F_NO_PREALLOC as usize },
+> = HashMap::new();
 
 /// Refusals. Written by every deciding hook, read by the daemon.
 #[btf_map]
