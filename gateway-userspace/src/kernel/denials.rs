@@ -3,7 +3,7 @@
 mod gaps;
 mod tally;
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use aya::{
     maps::{MapData, PerCpuArray, RingBuf},
@@ -28,6 +28,12 @@ use super::{
 };
 use crate::audit::{Audit, Blame, Kind, Outcome, Record, Subject};
 
+/// How often folded refusals are told that no other followed.
+const SETTLE_EVERY: Duration = Duration::from_secs(1);
+
+/// How often to settle after an event: once for what was folded since, and once more to be sure.
+const RESTLESS: u8 = 3;
+
 /// Reads the kernel half's refusals and records each.
 pub struct Denials {
     ring: AsyncFd<RingBuf<MapData>>,
@@ -37,6 +43,10 @@ pub struct Denials {
     subject: Subject,
     cgroup: String,
     malformed: u64,
+    /// By CPU and reason: the exact totals when they were last settled.
+    totals: HashMap<(u32, u32), u64>,
+    /// How many more times to settle. Nothing is folded that no event came before.
+    restless: u8,
 }
 
 impl Denials {
@@ -61,6 +71,8 @@ impl Denials {
             subject,
             cgroup,
             malformed: 0,
+            totals: HashMap::new(),
+            restless: RESTLESS,
         };
         while let Some(item) = denials.ring.get_mut().next() {
             if let Ok(event) = Event::read_from_bytes(&item) {
@@ -76,9 +88,18 @@ impl Denials {
 
     /// Records refusals until `stop`, then what is left, then what was only counted.
     pub async fn run(mut self, stop: CancellationToken) {
+        let mut every = tokio::time::interval(SETTLE_EVERY);
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
+                _ = every.tick() => {
+                    self.drain();
+                    if self.restless > 0 {
+                        self.restless -= 1;
+                        self.record_settled();
+                    }
+                    continue;
+                }
                 ready = self.ring.readable_mut() => match ready {
                     Ok(mut guard) => guard.clear_ready(),
                     Err(error) => {
@@ -110,6 +131,7 @@ impl Denials {
             match event.and_then(decode) {
                 Some((event, hook, reason)) => {
                     let repeated = self.tally.note(&event);
+                    self.restless = RESTLESS;
                     let record = self.describe(&event, hook, reason, repeated);
                     self.write(record);
                 }
@@ -169,6 +191,29 @@ impl Denials {
         }
     }
 
+    /// What was folded a while ago and has not been followed by another event of its reason.
+    ///
+    /// Up to the totals of last time only: an event of these has long been read, while one that
+    /// is counted by now may still be on its way through the ring.
+    fn record_settled(&mut self) {
+        let last = std::mem::take(&mut self.totals);
+        let mut totals = HashMap::new();
+        let mut remaining = Vec::new();
+        let read = self.settle(|tally, cpu, reason, total| {
+            if total == 0 {
+                return;
+            }
+            totals.insert((cpu, reason), total);
+            let before = last.get(&(cpu, reason)).copied().unwrap_or(0);
+            let count = tally.remaining(cpu, reason, before);
+            if count > 0 {
+                remaining.push((reason, count));
+            }
+        });
+        self.totals = totals;
+        self.record_counted(read, remaining);
+    }
+
     /// What was folded and not followed by another event of its reason.
     fn record_remaining(&mut self) {
         let mut remaining = Vec::new();
@@ -178,6 +223,10 @@ impl Denials {
                 remaining.push((reason, count));
             }
         });
+        self.record_counted(read, remaining);
+    }
+
+    fn record_counted(&self, read: Result<(), BoundaryError>, remaining: Vec<(u32, u64)>) {
         if let Err(error) = read {
             tracing::error!(%error, "the totals of refusals cannot be read");
         }
