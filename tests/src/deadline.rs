@@ -24,11 +24,22 @@ pub fn patience() -> Duration {
     scaled(Duration::from_secs(30))
 }
 
-/// A time that is waited, on this machine.
+/// Longest that something may take which ought to happen, on this machine.
 #[must_use]
 pub fn scaled(time: Duration) -> Duration {
+    time * scale()
+}
+
+/// How long something is waited for that ought not to happen, on this machine. All of it passes
+/// each time, so it is no longer than what does happen takes there.
+#[must_use]
+pub fn in_vain(time: Duration) -> Duration {
+    time * scale().min(2)
+}
+
+fn scale() -> u32 {
     let times = env::var(SCALE).ok().and_then(|text| text.parse().ok());
-    time * times.unwrap_or(1)
+    times.unwrap_or(1)
 }
 
 /// How often a condition is looked at that nothing announces.

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 /// Longest that a call may take which a boundary leaves unanswered.
 #[must_use]
 pub fn patience() -> Duration {
-    crate::deadline::scaled(Duration::from_millis(1_500))
+    crate::deadline::in_vain(Duration::from_millis(1_500))
 }
 
 /// Where a way is to lead, and what it carries.

@@ -9,7 +9,13 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{folder, kernel::Fetched, mirror::Mirror, report::PLAN, suite::Suite};
+use super::{
+    folder,
+    kernel::Fetched,
+    mirror::Mirror,
+    report::{PLAN, Plan},
+    suite::Suite,
+};
 use crate::{
     process::{self, Run as _},
     setup::packages::PYTHON,
@@ -108,6 +114,7 @@ pub(super) fn common(suite: &Suite) -> Result<Common> {
             "/etc/nsswitch.conf",
             "passwd: files\ngroup: files\nhosts: files dns\n",
         ),
+        ("/etc/resolv.conf", "nameserver 127.0.0.1\n"),
         ("/etc/os-release", "ID=debian\n"),
     ] {
         mirror.text(path, text)?;
@@ -168,10 +175,10 @@ fn strip(mirror: &mut Mirror, program: &Path) -> Result<()> {
 ///
 /// # Errors
 /// Something cannot be read or written.
-pub(super) fn whole(common: &Common, kernel: &Fetched, suite: &Suite, into: &Path) -> Result<()> {
+pub(super) fn whole(common: &Common, kernel: &Fetched, plan: &Plan, into: &Path) -> Result<()> {
     let mut mirror = Mirror::default();
     modules(&mut mirror, kernel)?;
-    let plan = serde_json::to_string(&suite.plan).context("a plan is JSON")?;
+    let plan = serde_json::to_string(plan).context("a plan is JSON")?;
     mirror.text(PLAN, &plan)?;
     let own = into.with_extension("own");
     mirror.write(&own)?;

@@ -55,8 +55,9 @@ pub(super) fn run(job: &Job, suite: &Suite, common: &image::Common, keep: bool) 
     let home = folder()?.join("runs").join(job.name());
     fs::create_dir_all(&home).with_context(|| format!("making {}", home.display()))?;
     let initrd = home.join("initrd");
-    image::whole(common, &job.kernel, suite, &initrd)?;
-    let limit = suite.plan.tests.iter().map(|test| test.seconds).max();
+    let plan = suite.plan(job.lsm);
+    image::whole(common, &job.kernel, &plan, &initrd)?;
+    let limit = plan.tests.iter().map(|test| test.seconds).max();
     let silence = Duration::from_secs(limit.unwrap_or_default()) + GRACE;
 
     let mut report = Report {
@@ -66,7 +67,7 @@ pub(super) fn run(job: &Job, suite: &Suite, common: &image::Common, keep: bool) 
         events: Vec::new(),
         problem: None,
         took: Duration::ZERO,
-        planned: suite.plan.tests.len(),
+        planned: plan.tests.len(),
     };
     for number in 1..=TRIES {
         let began = Instant::now();

@@ -11,6 +11,9 @@ use super::{folder, suite};
 /// Where the guest finds its plan.
 pub(super) const PLAN: &str = "/vm/plan.json";
 
+/// What `sluice doctor` calls the look at the list of active security modules.
+const SECURITY_MODULES: &str = "BPF among the active security modules";
+
 /// What the guest is to do.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Plan {
@@ -216,6 +219,19 @@ impl Report {
             };
         };
         let mut wrong = Vec::new();
+        let findings = report.get("findings").and_then(Value::as_array);
+        let noticed = findings.into_iter().flatten().find_map(|finding| {
+            let check = finding.get("check")?.as_str()?;
+            check
+                .contains(SECURITY_MODULES)
+                .then(|| finding.get("ok")?.as_bool())?
+        });
+        if noticed != Some(self.lsm) {
+            wrong.push(format!(
+                "sluice doctor: {SECURITY_MODULES}: says {noticed:?}, the kernel was started with {}",
+                self.lsm
+            ));
+        }
         if report.get("healthy") != Some(&Value::Bool(true)) {
             let findings = report.get("findings").and_then(Value::as_array);
             let bad = findings.into_iter().flatten().filter(|finding| {
@@ -270,11 +286,18 @@ fn indent(text: &str) -> String {
 mod tests {
     use std::time::Duration;
 
-    use super::{Event, Outcome, Report, event};
+    use super::{Event, Outcome, Report, SECURITY_MODULES, event};
+
+    fn doctor(healthy: bool, lsm: bool) -> serde_json::Value {
+        serde_json::json!({
+            "healthy": healthy,
+            "findings": [{ "check": SECURITY_MODULES, "ok": lsm, "required": false }],
+        })
+    }
 
     fn report(events: Vec<Event>, planned: usize) -> Report {
         let mut all = vec![Event::Doctor {
-            report: Some(serde_json::json!({ "healthy": true, "findings": [] })),
+            report: Some(doctor(true, true)),
             complaint: String::new(),
         }];
         all.extend(events);
@@ -321,7 +344,7 @@ mod tests {
             (vec![ended(Outcome::Failed)], 1),
             (vec![ended(Outcome::TimedOut)], 1),
             (vec![ended(skipped)], 1),
-            (vec![], 0).clone(),
+            (vec![], 0),
         ] {
             let mut report = report(events, planned);
             if planned == 0 {
@@ -331,11 +354,24 @@ mod tests {
         }
     }
 
+    /// Programs of this kind load and attach without it, and do nothing.
+    #[test]
+    fn a_doctor_that_does_not_notice_a_missing_security_module_is_not_good() {
+        let mut report = report(vec![ended(Outcome::Passed)], 1);
+        report.lsm = false;
+        assert!(!report.print());
+        report.events[0] = Event::Doctor {
+            report: Some(doctor(true, false)),
+            complaint: String::new(),
+        };
+        assert!(report.print());
+    }
+
     #[test]
     fn an_unhealthy_kernel_is_not_good() {
         let mut report = report(vec![ended(Outcome::Passed)], 1);
         report.events[0] = Event::Doctor {
-            report: Some(serde_json::json!({ "healthy": false, "findings": [] })),
+            report: Some(doctor(false, true)),
             complaint: String::new(),
         };
         assert!(!report.print());

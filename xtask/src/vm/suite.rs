@@ -39,10 +39,19 @@ const LEFT_OUT: &[(&str, &str)] = &[
 /// what the reason has in it.
 const MAY_SKIP: &[(&str, &str, &str)] = &[];
 
+/// What runs where `bpf` is not among the security modules, by a part of the full name: there
+/// the other programs are the same as on that kernel with it.
+const WITHOUT_LSM: &[&str] = &[
+    "enforced_vectors::",
+    "enforced_observe::",
+    "enforced_lsm",
+    "enforced_level",
+];
+
 /// What was built, and what to do with it.
 pub(super) struct Suite {
-    /// What the guest is told.
-    pub(super) plan: Plan,
+    /// What the guest is told, at most.
+    plan: Plan,
     /// All programs that must be there, at their own paths.
     pub(super) programs: BTreeSet<PathBuf>,
     /// Tests that stay outside, with the reason.
@@ -115,6 +124,18 @@ pub(super) fn build(filters: &[String]) -> Result<Suite> {
         programs,
         left_out,
     })
+}
+
+impl Suite {
+    /// The plan of a boot with or without `bpf` among the security modules.
+    pub(super) fn plan(&self, lsm: bool) -> Plan {
+        let mut plan = self.plan.clone();
+        if !lsm {
+            plan.tests
+                .retain(|test| WITHOUT_LSM.iter().any(|part| test.name.contains(part)));
+        }
+        plan
+    }
 }
 
 /// Whether a machine with this kernel may skip a test for this reason.
