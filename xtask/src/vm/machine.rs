@@ -1,10 +1,11 @@
 //! One machine, from power on to power off.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, OpenOptions},
     io::{Read as _, Seek as _, SeekFrom},
     path::Path,
     process::Stdio,
+    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -22,6 +23,8 @@ use crate::{interrupt, process::Guarded};
 const MEMORY: u32 = 2560;
 /// Longest until user space is there. Without hardware to help this takes 5 to 40 s.
 const BOOT: Duration = Duration::from_secs(150);
+/// The same with hardware to help.
+const QUICK_BOOT: Duration = Duration::from_secs(40);
 /// How often a boot is tried that does not come so far: one in some hundreds hangs on a busy
 /// host, before any test has run.
 const TRIES: u32 = 3;
@@ -36,6 +39,54 @@ const LAST_WORDS: usize = 30;
 
 /// Security modules that are active; `capability` always is.
 const MODULES: &str = "landlock,lockdown,yama,integrity";
+
+/// What runs the guest's instructions.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Accelerator {
+    /// The processor, by the host's kernel.
+    Hardware,
+    /// QEMU.
+    Emulation,
+}
+
+/// Whether hardware turned out to be of no help: a host that is a machine itself often has the
+/// device, and kernels do not run on it.
+static NO_HARDWARE: AtomicBool = AtomicBool::new(false);
+/// Where the host's kernel offers to help.
+const DEVICE: &str = "/dev/kvm";
+
+impl Accelerator {
+    /// The best that may work.
+    fn choose() -> Self {
+        let usable = || {
+            OpenOptions::new()
+                .read(true)
+                .write(true)
+                .open(DEVICE)
+                .is_ok()
+        };
+        if !NO_HARDWARE.load(Ordering::Relaxed) && usable() {
+            Self::Hardware
+        } else {
+            Self::Emulation
+        }
+    }
+
+    const fn arguments(self) -> [&'static str; 4] {
+        match self {
+            Self::Hardware => ["-accel", "kvm", "-cpu", "host"],
+            Self::Emulation => ["-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max"],
+        }
+    }
+
+    /// Longest until user space is there.
+    const fn patience(self) -> Duration {
+        match self {
+            Self::Hardware => QUICK_BOOT,
+            Self::Emulation => BOOT,
+        }
+    }
+}
 
 /// How a boot ended.
 enum End {
@@ -69,9 +120,20 @@ pub(super) fn run(job: &Job, suite: &Suite, common: &image::Common, keep: bool) 
         took: Duration::ZERO,
         planned: plan.tests.len(),
     };
-    for number in 1..=TRIES {
+    let mut tries = 0;
+    loop {
         let began = Instant::now();
-        let (end, events) = boot(job, common, &home, &initrd, silence)?;
+        let accelerator = Accelerator::choose();
+        let (end, events) = boot(job, common, &home, &initrd, silence, accelerator)?;
+        if accelerator == Accelerator::Hardware && events.is_empty() {
+            eprintln!(
+                "xtask: {}: {DEVICE} is of no help here; emulating",
+                job.name()
+            );
+            NO_HARDWARE.store(true, Ordering::Relaxed);
+            continue;
+        }
+        tries += 1;
         report.took = began.elapsed();
         report.events = events;
         let through = matches!(report.events.last(), Some(Event::Done { .. }));
@@ -79,13 +141,13 @@ pub(super) fn run(job: &Job, suite: &Suite, common: &image::Common, keep: bool) 
         report.problem = match end {
             End::Off if through => None,
             End::Off => Some("it stopped before the suite was through".to_owned()),
-            End::NotUp => Some(format!("no user space after {} s", BOOT.as_secs())),
+            End::NotUp => Some("it never got to user space".to_owned()),
             End::Late(why) => Some(why),
         };
-        if up {
+        if up || tries == TRIES {
             break;
         }
-        eprintln!("xtask: {}: boot {number} of {TRIES} hangs", job.name());
+        eprintln!("xtask: {}: boot {tries} of {TRIES} hangs", job.name());
     }
     if let Some(problem) = &mut report.problem {
         let log = fs::read(home.join("console.log")).unwrap_or_default();
@@ -112,6 +174,7 @@ fn boot(
     home: &Path,
     initrd: &Path,
     silence: Duration,
+    accelerator: Accelerator,
 ) -> Result<(End, Vec<Event>)> {
     let results = home.join("results.jsonl");
     let console = home.join("console.log");
@@ -123,7 +186,7 @@ fn boot(
     let said = File::create(home.join("qemu.log")).context("making a log")?;
     let mut qemu = Guarded::spawn("qemu-system-x86_64", |command| {
         command
-            .args(["-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max"])
+            .args(accelerator.arguments())
             .args(["-machine", "q35", "-smp", "1", "-m", &MEMORY.to_string()])
             .args([
                 "-nodefaults",
@@ -168,7 +231,7 @@ fn boot(
         if ended.is_some() {
             return Ok((End::Off, events));
         }
-        let late = if events.is_empty() && began.elapsed() > BOOT {
+        let late = if events.is_empty() && began.elapsed() > accelerator.patience() {
             Some(End::NotUp)
         } else if heard.elapsed() > silence {
             Some(End::Late(format!("no word for {} s", silence.as_secs())))
