@@ -21,7 +21,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 /// Longest that a call may take which a boundary leaves unanswered.
-pub const PATIENCE: Duration = Duration::from_millis(1_500);
+#[must_use]
+pub fn patience() -> Duration {
+    crate::deadline::in_vain(Duration::from_millis(1_500))
+}
 
 /// Where a way is to lead, and what it carries.
 #[derive(Debug)]

@@ -13,7 +13,7 @@ use nix::{
 };
 use socket2::{SockAddr, Socket};
 
-use super::PATIENCE;
+use super::patience;
 
 /// A socket of any kind, close-on-exec.
 ///
@@ -173,13 +173,13 @@ pub fn send_on(number: RawFd, bytes: &[u8]) -> io::Result<()> {
     Errno::result(answer).map(drop).map_err(io::Error::from)
 }
 
-/// Waits until the socket is ready, at most [`PATIENCE`].
+/// Waits until the socket is ready, at most [`patience`].
 ///
 /// # Errors
 /// `ETIMEDOUT` if it is not ready by then.
 pub fn ready(socket: &Socket, events: PollFlags) -> io::Result<()> {
     use std::os::fd::AsFd as _;
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + patience();
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         let timeout = PollTimeout::try_from(left).map_err(io::Error::other)?;

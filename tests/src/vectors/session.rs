@@ -16,9 +16,9 @@ use anyhow::Context as _;
 use tempfile::TempDir;
 
 use super::world::{ORIGIN4, ORIGIN6};
-use crate::{netns::Netns, vector::Attempt};
+use crate::{deadline::scaled, netns::Netns, vector::Attempt};
 
-/// Longest that one attempt, or the start of Sluice, may take.
+/// Longest that one attempt, or the start of Sluice, may take, before [`scaled`].
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Nobody's uid, for attempts outside a boundary.
 const NOBODY: u32 = 65_534;
@@ -233,7 +233,7 @@ impl Session {
     pub fn next(&self) -> anyhow::Result<Attempt> {
         let line = self
             .lines
-            .recv_timeout(PATIENCE)
+            .recv_timeout(scaled(PATIENCE))
             .with_context(|| format!("no attempt: {}", self.complaints()))?;
         serde_json::from_str(&line).with_context(|| format!("not an attempt: {line}"))
     }
@@ -254,7 +254,7 @@ impl Session {
     pub fn finish(mut self) -> anyhow::Result<(Vec<Attempt>, Vec<Record>)> {
         drop(self.stdin.take());
         let mut attempts = Vec::new();
-        while let Ok(line) = self.lines.recv_timeout(PATIENCE) {
+        while let Ok(line) = self.lines.recv_timeout(scaled(PATIENCE)) {
             attempts.push(serde_json::from_str(&line).with_context(|| line.clone())?);
         }
         let status = self.status()?;
@@ -272,7 +272,7 @@ impl Session {
 
     /// Waits for the end. Standard output is closed by now, so it is near.
     fn status(&mut self) -> anyhow::Result<std::process::ExitStatus> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + scaled(PATIENCE);
         loop {
             if let Some(status) = self.child.try_wait()? {
                 return Ok(status);
