@@ -20,6 +20,11 @@ pub(super) fn v4(target: &Target) -> Outcome {
     exchange(&socket4()?, target.v4(), &target.marker)
 }
 
+/// Wherever it is.
+pub(super) fn to(address: SocketAddr, target: &Target) -> Outcome {
+    exchange(&socket4()?, address, &target.marker)
+}
+
 pub(super) fn v6(target: &Target) -> Outcome {
     exchange(&socket6()?, target.v6(), &target.marker)
 }
