@@ -13,6 +13,7 @@ pub mod event;
 pub mod flow;
 pub mod packet;
 pub mod reason;
+pub mod unix;
 pub mod verdict;
 
 /// Version of everything in this crate that crosses the kernel boundary.

@@ -9,9 +9,10 @@ use gateway_common::{
     ABI_VERSION, DENIALS_RING_BYTES, LISTENER_MARK, LOOPBACK_PORTS_MAX, TUPLES_MAX,
     agent::{AgentConfig, LoopbackPorts},
     endpoint::Endpoint,
-    event::{Event, Fold, Hook},
+    event::{Event, Fold, Hook, NamedEvent},
     flow::{Flow, Task, Tuple},
     reason::Reason,
+    unix::{UNIX_NAME_MAX, UNIX_NAMES_MAX, UnixConfig, UnixName},
 };
 
 /// Appends a struct's size, alignment, and each field's offset and size.
@@ -41,6 +42,8 @@ fn dump() -> String {
     writeln!(text, "denials_ring_bytes {DENIALS_RING_BYTES}").expect("a String takes it all");
     writeln!(text, "loopback_ports {LOOPBACK_PORTS_MAX}").expect("a String takes it all");
     writeln!(text, "loopback_ports_size {}", size_of::<LoopbackPorts>())
+        .expect("a String takes it all");
+    writeln!(text, "unix_names {UNIX_NAMES_MAX} of {UNIX_NAME_MAX}")
         .expect("a String takes it all");
     writeln!(text, "listener_mark {LISTENER_MARK:#x}").expect("a String takes it all");
     layout!(
@@ -109,6 +112,14 @@ fn dump() -> String {
             flags,
             zero,
         ]
+    );
+    layout!(text, NamedEvent, NamedEvent::new_zeroed(), [event, name]);
+    layout!(text, UnixName, UnixName::new_zeroed(), [bytes, length]);
+    layout!(
+        text,
+        UnixConfig,
+        UnixConfig::new_zeroed(),
+        [mode, has_names, address_offset, length_offset]
     );
     layout!(text, Fold, Fold::new_zeroed(), [total, tokens, topped_ns]);
     for reason in Reason::ALL {
