@@ -169,7 +169,8 @@ fn examine() -> Vec<Finding> {
 }
 
 /// What follows where a kernel has no programs on unix sockets.
-const WITHOUT_UNIX: &str = "agents reach every unix socket that their user may; kernels from 6.7 on have it";
+const WITHOUT_UNIX: &str =
+    "agents reach every unix socket that their user may; kernels from 6.7 on have it";
 
 /// Each program's answer.
 fn programs() -> Vec<Finding> {

@@ -104,11 +104,7 @@ pub(super) fn link_to_cgroup(
 ///
 /// # Errors
 /// What the kernel says; where it refuses the code, the end of its verdict too.
-pub(super) fn load_sock_addr<I>(
-    name: &str,
-    code: &[I],
-    attach_type: u32,
-) -> io::Result<OwnedFd> {
+pub(super) fn load_sock_addr<I>(name: &str, code: &[I], attach_type: u32) -> io::Result<OwnedFd> {
     const { assert!(size_of::<I>() == 8, "an instruction has eight bytes") };
     const PROG_LOAD: c_int = 5;
     const CGROUP_SOCK_ADDR: u32 = 18;

@@ -227,7 +227,13 @@ impl Boundary {
     /// Attaches the programs on unix sockets, which aya cannot.
     fn attach_unix(&mut self, cgroup: &fs::File) -> Result<(), BoundaryError> {
         for (name, attach_type) in unix::PROGRAMS {
-            let link = unix::attach(name, attach_type, object::OBJECT, &self.ebpf, cgroup.as_fd())?;
+            let link = unix::attach(
+                name,
+                attach_type,
+                object::OBJECT,
+                &self.ebpf,
+                cgroup.as_fd(),
+            )?;
             self.links.push(link.pin(name, &self.pins.link(name))?);
         }
         Ok(())

@@ -116,10 +116,19 @@ mod tests {
     fn sample() -> Vec<u8> {
         let strings = b"\0int\0s\0a\0b\0";
         let types: [u32; 4 + 3 + 6] = [
-            1, 1 << 24, 4, 32, // int
-            5, (4 << 24) | 2, 8, // struct s
-            7, 1, 0, // a
-            9, 1, 32, // b
+            1,
+            1 << 24,
+            4,
+            32, // int
+            5,
+            (4 << 24) | 2,
+            8, // struct s
+            7,
+            1,
+            0, // a
+            9,
+            1,
+            32, // b
         ];
         let mut bytes = Vec::new();
         bytes.extend(MAGIC.to_ne_bytes());

@@ -1,7 +1,7 @@
 //! The embedded BPF object: loaded once per agent, with that agent's constants.
 
-use aya::{Ebpf, EbpfLoader, VerifierLogLevel, include_bytes_aligned};
 use super::{BoundaryError, abi::Wire, spec::AgentSpec};
+use aya::{Ebpf, EbpfLoader, VerifierLogLevel, include_bytes_aligned};
 
 /// What `build.rs` built.
 pub(super) static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice-ebpf"));

@@ -4,8 +4,8 @@
 use std::{fs, os::fd::AsFd as _};
 
 use super::{
-    AGENT_PROGRAMS, BoundaryError, GATEWAY_PROGRAM, attach, cgroup::Cgroup, object, spec::AgentSpec,
-    unix,
+    AGENT_PROGRAMS, BoundaryError, GATEWAY_PROGRAM, attach, cgroup::Cgroup, object,
+    spec::AgentSpec, unix,
 };
 
 /// One program's answer.
@@ -52,6 +52,12 @@ pub fn programs(scratch: &Cgroup) -> Result<Vec<ProgramProbe>, BoundaryError> {
             }),
     );
     Ok(probes)
+}
+
+/// Whether the kernel has hooks on unix sockets (≥ 6.7).
+#[must_use]
+pub fn has_unix_hooks() -> bool {
+    unix::support().hooks
 }
 
 /// Whether the programs on unix sockets can tell them by their names.

@@ -75,7 +75,9 @@ fn offsets() -> Option<(u32, u32)> {
     const CONTEXT: &str = "bpf_sock_addr_kern";
     let types = Types::of_kernel()?;
     // 0 stands for "unknown", and is where the socket is.
-    let address = types.offset(CONTEXT, "uaddr").filter(|offset| *offset != 0)?;
+    let address = types
+        .offset(CONTEXT, "uaddr")
+        .filter(|offset| *offset != 0)?;
     Some((address, types.offset(CONTEXT, "uaddrlen")?))
 }
 

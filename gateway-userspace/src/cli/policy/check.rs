@@ -8,7 +8,8 @@ use super::{on_terminal, print, rendered};
 use crate::{
     names::{AgentId, PolicyDigest},
     policy::{
-        Direct, Dns, DnsMode, Inbound, Mode, Network, Policy, PolicyErrors, Severity, UnixSockets, Word as _,
+        Direct, Dns, DnsMode, Inbound, Mode, Network, Policy, PolicyErrors, Severity, UnixSockets,
+        Word as _,
     },
 };
 
@@ -204,7 +205,12 @@ fn unix(sockets: &UnixSockets) -> String {
             .into();
     }
     let own = sockets.own.then_some("the agent's own (needs BPF-LSM)");
-    let names: Vec<&str> = sockets.names.iter().map(String::as_str).chain(own).collect();
+    let names: Vec<&str> = sockets
+        .names
+        .iter()
+        .map(String::as_str)
+        .chain(own)
+        .collect();
     if names.is_empty() {
         return format!("none: the agent reaches no unix socket; {HOOKS}");
     }

@@ -15,7 +15,8 @@ use super::{
 use crate::{
     names::HostName,
     policy::{
-        Dns, Fault, Network, Rule, UnixSockets, Upstream, index::Index, report::Problems, settings::record_type,
+        Dns, Fault, Network, Rule, UnixSockets, Upstream, index::Index, report::Problems,
+        settings::record_type,
     },
 };
 
@@ -62,9 +63,7 @@ fn is_unix_name(text: &str) -> bool {
         return false;
     }
     match text.strip_prefix('/') {
-        Some(path) => path
-            .split('/')
-            .all(|part| !matches!(part, "" | "." | "..")),
+        Some(path) => path.split('/').all(|part| !matches!(part, "" | "." | "..")),
         None => text.starts_with('@'),
     }
 }
