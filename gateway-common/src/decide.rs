@@ -9,6 +9,7 @@ use crate::{
     endpoint::Endpoint,
     packet::{Header, TCP, UDP},
     reason::Reason,
+    unix::UNIX_ANY,
     verdict::Verdict,
 };
 
@@ -65,6 +66,20 @@ pub const fn connect(
         TCP => Verdict::Refuse(Reason::DirectConnect),
         UDP => Verdict::Refuse(Reason::Datagram),
         0..=u8::MAX => Verdict::Refuse(Reason::SocketType),
+    }
+}
+
+/// May this unix socket be reached? `mode` is the agent's [`UNIX_ANY`] or another, `named` whether
+/// policy names the socket.
+#[inline(always)]
+pub const fn unix(config: &AgentConfig, mode: u32, named: bool) -> Verdict {
+    if !config.is_configured() {
+        return Verdict::Refuse(Reason::NotConfigured);
+    }
+    if mode == UNIX_ANY || named {
+        Verdict::Pass(Reason::UnixAllowed)
+    } else {
+        Verdict::Refuse(Reason::UnixSocket)
     }
 }
 

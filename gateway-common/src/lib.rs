@@ -14,6 +14,7 @@ pub mod flow;
 pub mod packet;
 pub mod passage;
 pub mod reason;
+pub mod unix;
 pub mod verdict;
 
 /// Version of everything in this crate that crosses the kernel boundary.

@@ -10,10 +10,11 @@ use gateway_common::{
     TUPLES_MAX,
     agent::{AgentConfig, LoopbackPorts},
     endpoint::Endpoint,
-    event::{Event, Fold, Hook},
+    event::{Event, Fold, Hook, NamedEvent},
     flow::{Flow, Task, Tuple},
     passage::Passage,
     reason::Reason,
+    unix::{UNIX_NAME_MAX, UNIX_NAMES_MAX, UnixConfig, UnixName},
 };
 
 /// Appends a struct's size, alignment, and each field's offset and size.
@@ -44,6 +45,8 @@ fn dump() -> String {
     writeln!(text, "passages_ring_bytes {PASSAGES_RING_BYTES}").expect("a String takes it all");
     writeln!(text, "loopback_ports {LOOPBACK_PORTS_MAX}").expect("a String takes it all");
     writeln!(text, "loopback_ports_size {}", size_of::<LoopbackPorts>())
+        .expect("a String takes it all");
+    writeln!(text, "unix_names {UNIX_NAMES_MAX} of {UNIX_NAME_MAX}")
         .expect("a String takes it all");
     writeln!(text, "listener_mark {LISTENER_MARK:#x}").expect("a String takes it all");
     layout!(
@@ -118,6 +121,14 @@ fn dump() -> String {
             flags,
             zero,
         ]
+    );
+    layout!(text, NamedEvent, NamedEvent::new_zeroed(), [event, name]);
+    layout!(text, UnixName, UnixName::new_zeroed(), [bytes, length]);
+    layout!(
+        text,
+        UnixConfig,
+        UnixConfig::new_zeroed(),
+        [mode, has_names, address_offset, length_offset]
     );
     layout!(text, Fold, Fold::new_zeroed(), [total, tokens, topped_ns]);
     for reason in Reason::ALL {

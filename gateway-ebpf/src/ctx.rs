@@ -11,12 +11,14 @@ use aya_ebpf::{
     helpers::{
         bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_current_pid_tgid,
         bpf_get_current_uid_gid, bpf_set_retval, bpf_sk_storage_get, bpf_skb_load_bytes,
+        generated::{bpf_probe_read_kernel, bpf_probe_read_kernel_str},
     },
     programs::{SkBuffContext, SockAddrContext, SockOpsContext, SockoptContext},
 };
 use gateway_common::{
     endpoint::{Endpoint, mapped},
     flow::Task,
+    unix::{UnixConfig, UnixName},
 };
 use zerocopy::FromBytes;
 
@@ -310,4 +312,71 @@ pub(crate) fn socket_state(sk: *mut bpf_sock) -> u32 {
 pub(crate) fn new_socket(sk: *mut bpf_sock) -> (u32, u32, u32) {
     // SAFETY: the kernel gives a valid context.
     unsafe { (read!(sk, family), read!(sk, type_), read!(sk, protocol)) }
+}
+
+/// Where `sun_path` starts in a `sockaddr_un`.
+const SUN_PATH: u32 = 2;
+/// Size of `sun_path`.
+const SUN_PATH_SIZE: u32 = 108;
+
+/// Reads the name that a call on a unix socket gives; [`UnixName::NONE`] where it cannot be read.
+///
+/// The hook shows no address of a unix socket. At run time its context is the kernel's own
+/// `bpf_sock_addr_kern`, which is read where the kernel's type information says.
+#[inline(always)]
+pub(crate) fn unix_name(ctx: &SockAddrContext, unix: &UnixConfig) -> UnixName {
+    let mut name = UnixName::NONE;
+    if unix.address_offset == 0 {
+        return name;
+    }
+    let kernel = ctx.sock_addr.cast::<u8>().cast_const();
+    // SAFETY: the helper reads any kernel address, or fails, and writes as many bytes as it is
+    // told: `name` has room for all of `sun_path`. The offsets are the kernel's.
+    unsafe {
+        let mut address: u64 = 0;
+        let mut length: u32 = 0;
+        let from = kernel.add(unix.address_offset as usize);
+        let failed = bpf_probe_read_kernel((&raw mut address).cast(), 8, from.cast())
+            | bpf_probe_read_kernel(
+                (&raw mut length).cast(),
+                4,
+                kernel.add(unix.length_offset as usize).cast(),
+            );
+        if failed != 0 || length <= SUN_PATH || length > SUN_PATH + SUN_PATH_SIZE {
+            return name;
+        }
+        let size = masked(length - SUN_PATH);
+        let path = (address + u64::from(SUN_PATH)) as *const c_void;
+        let into: *mut c_void = (&raw mut name.bytes).cast();
+        let mut first: u8 = 0;
+        if bpf_probe_read_kernel((&raw mut first).cast(), 1, path) != 0 {
+            return name;
+        }
+        if first == 0 {
+            if bpf_probe_read_kernel(into, size, path) == 0 {
+                name.length = size as u16;
+            }
+        } else {
+            // A path ends with its first NUL or with the address, and what lies behind is the
+            // caller's whim. The helper puts a NUL into the last byte it is given.
+            let copied = bpf_probe_read_kernel_str(into, size + 1, path);
+            if copied > 0 {
+                name.length = (copied - 1) as u16;
+            }
+        }
+    }
+    name
+}
+
+/// The last seven bits of a size, which is all of it: told in one instruction that the compiler
+/// cannot take apart, so that the verifier sees the bound where the size is used.
+#[inline(always)]
+fn masked(size: u32) -> u32 {
+    const { assert!(SUN_PATH_SIZE < 0x7f && size_of::<UnixName>() == 0x80) };
+    let mut size = u64::from(size);
+    // SAFETY: the instruction changes the register it is given and nothing else.
+    unsafe {
+        core::arch::asm!("{size} &= 0x7f", size = inout(reg) size, options(nomem, nostack));
+    }
+    size as u32
 }

@@ -17,6 +17,7 @@ mod maps;
 mod names;
 mod packets;
 mod sockets;
+mod unix;
 
 use aya_ebpf::{
     macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, sock_ops},
@@ -82,6 +83,19 @@ pub fn getpeername4(ctx: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(getpeername6)]
 pub fn getpeername6(ctx: SockAddrContext) -> i32 {
     names::show_original::<true>(&ctx)
+}
+
+/// `connect(2)` on a unix socket. aya has no type for it: the loader gives the kernel the right
+/// one, whatever the section says.
+#[cgroup_sock_addr(connect4)]
+pub fn unix_connect(ctx: SockAddrContext) -> i32 {
+    unix::reach(&ctx, Hook::UnixConnect)
+}
+
+/// `sendmsg(2)` on an unconnected unix socket; likewise.
+#[cgroup_sock_addr(sendmsg4)]
+pub fn unix_sendmsg(ctx: SockAddrContext) -> i32 {
+    unix::reach(&ctx, Hook::UnixSendmsg)
 }
 
 /// A packet leaves: the backstop.

@@ -14,6 +14,7 @@ use gateway_common::{
     flow::{Flow, Task, Tuple},
     passage::Passage,
     reason::REASON_SLOTS,
+    unix::{UNIX_NAMES_MAX, UnixConfig, UnixName},
 };
 
 /// Constants of this agent. Written by the loader before the kernel freezes them.
@@ -23,6 +24,15 @@ static AGENT: AgentConfig = AgentConfig::SHUT;
 /// Declared local ports of this agent. Written by the loader likewise.
 #[unsafe(no_mangle)]
 static LOOPBACK: LoopbackPorts = [0; LOOPBACK_WORDS];
+
+/// Unix sockets that this agent may reach. Written by the loader likewise.
+#[unsafe(no_mangle)]
+static UNIX: UnixConfig = UnixConfig::SHUT;
+
+/// Names of those sockets. Written by the loader before anything is attached, read by the programs
+/// on unix sockets.
+#[btf_map]
+pub(crate) static UNIX_NAMES: HashMap<UnixName, u32, UNIX_NAMES_MAX> = HashMap::new();
 
 /// Flow of an agent's socket. Written by connect and sendmsg, read by all later hooks.
 #[btf_map]
@@ -97,4 +107,18 @@ pub(crate) fn declares(config: &AgentConfig, port: u16) -> bool {
     let (word, bit) = loopback_bit(port);
     // SAFETY: every port's word is within the array; volatile as in `agent`.
     unsafe { core::ptr::read_volatile(&raw const LOOPBACK[word]) & bit != 0 }
+}
+
+/// The constants for unix sockets.
+#[inline(always)]
+pub(crate) fn unix() -> UnixConfig {
+    // SAFETY: as in `agent`.
+    unsafe { core::ptr::read_volatile(&raw const UNIX) }
+}
+
+/// Whether policy names this unix socket for the agent.
+#[inline(always)]
+pub(crate) fn names(unix: &UnixConfig, name: &UnixName) -> bool {
+    // SAFETY: nobody writes the map once the programs are attached.
+    unix.has_names != 0 && name.length != 0 && unsafe { UNIX_NAMES.get(name) }.is_some()
 }

@@ -39,7 +39,7 @@ pub use query::{BadQuery, Query};
 pub use report::{PolicyErrors, Problem};
 pub use rule::{Outcome, Rule, Target, Traffic};
 pub(crate) use settings::Word;
-pub use settings::{Direct, Dns, DnsMode, Inbound, Mode, Network, Upstream};
+pub use settings::{Direct, Dns, DnsMode, Inbound, Mode, Network, UnixSockets, Upstream};
 
 use index::Index;
 

@@ -99,6 +99,70 @@ pub(super) fn link_to_cgroup(
     Ok(unsafe { OwnedFd::from_raw_fd(link) })
 }
 
+/// Gives a program on socket addresses to the kernel (`BPF_PROG_LOAD`), as of an attach type that
+/// aya does not know. `I` is an instruction, of eight bytes.
+///
+/// # Errors
+/// What the kernel says; where it refuses the code, the end of its verdict too.
+pub(super) fn load_sock_addr<I>(name: &str, code: &[I], attach_type: u32) -> io::Result<OwnedFd> {
+    const { assert!(size_of::<I>() == 8, "an instruction has eight bytes") };
+    const PROG_LOAD: c_int = 5;
+    const CGROUP_SOCK_ADDR: u32 = 18;
+    /// `struct { … } prog_load`, up to `expected_attach_type`.
+    #[repr(C)]
+    struct Arguments {
+        kind: u32,
+        count: u32,
+        code: u64,
+        license: u64,
+        log_level: u32,
+        log_size: u32,
+        log: u64,
+        kernel_version: u32,
+        flags: u32,
+        name: [u8; 16],
+        interface: u32,
+        attach_type: u32,
+    }
+    let mut short = [0; 16];
+    for (to, from) in short.iter_mut().zip(name.bytes()).take(15) {
+        *to = from;
+    }
+    let mut arguments = Arguments {
+        kind: CGROUP_SOCK_ADDR,
+        count: u32::try_from(code.len()).map_err(io::Error::other)?,
+        code: code.as_ptr().addr() as u64,
+        license: c"Dual MIT/GPL".as_ptr().addr() as u64,
+        log_level: 0,
+        log_size: 0,
+        log: 0,
+        kernel_version: 0,
+        flags: 0,
+        name: short,
+        interface: 0,
+        attach_type,
+    };
+    let program = bpf(PROG_LOAD, &arguments).or_else(|error| {
+        // Once more, for what it has to say.
+        let mut log = vec![0_u8; 1 << 24];
+        arguments.log_level = 1;
+        arguments.log_size = log.len() as u32;
+        arguments.log = log.as_mut_ptr().addr() as u64;
+        bpf(PROG_LOAD, &arguments).map_err(|_| {
+            let said = log.split(|byte| *byte == 0).next().unwrap_or(&[]);
+            let said = String::from_utf8_lossy(said);
+            if said.is_empty() {
+                return error;
+            }
+            let lines: Vec<_> = said.lines().rev().take(4).collect();
+            let verdict: Vec<_> = lines.into_iter().rev().collect();
+            io::Error::new(error.kind(), format!("{error}: {}", verdict.join(" | ")))
+        })
+    })?;
+    // SAFETY: the call succeeded, so this is a new descriptor that nobody else has.
+    Ok(unsafe { OwnedFd::from_raw_fd(program) })
+}
+
 /// Pins a link on a BPF file system (`BPF_OBJ_PIN`).
 pub(super) fn pin(link: &impl AsFd, path: &Path) -> io::Result<()> {
     const OBJ_PIN: c_int = 6;

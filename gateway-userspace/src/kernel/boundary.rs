@@ -1,6 +1,9 @@
 //! The boundary around one agent: programs loaded, attached and pinned, or not at all.
 
-use std::{fs, io, os::fd::AsRawFd};
+use std::{
+    fs, io,
+    os::fd::{AsFd as _, AsRawFd},
+};
 
 use aya::{
     Ebpf, EbpfError,
@@ -19,7 +22,8 @@ use super::{
     cgroup::{Cgroup, CgroupError},
     held::KernelHeld,
     object,
-    spec::AgentSpec,
+    spec::{AgentSpec, Tells},
+    unix,
 };
 
 /// The programs on an agent's cgroup. Without any one of them the agent does not start.
@@ -38,6 +42,10 @@ pub const AGENT_PROGRAMS: [&str; 13] = [
     "ingress",
     "agent_ops",
 ];
+
+/// Programs on an agent's cgroup that older kernels lack: unix sockets stay open there, and the
+/// boundary says so in [`Boundary::held`].
+pub const OPTIONAL_PROGRAMS: [&str; 2] = ["unix_connect", "unix_sendmsg"];
 
 /// The program on the gateway's cgroup.
 pub const GATEWAY_PROGRAM: &str = "gateway_ops";
@@ -72,6 +80,37 @@ pub enum BoundaryError {
         #[source]
         source: io::Error,
     },
+    /// A program that aya has no type for could not be linked.
+    #[error("linking program {program}")]
+    Link {
+        /// The program.
+        program: &'static str,
+        /// What did not fit.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The kernel refused the code of a program that aya has no type for.
+    #[error("verifying program {program}")]
+    Verify {
+        /// The program.
+        program: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// Policy names unix sockets, and the kernel shows no names.
+    #[error(
+        "policy names the unix socket {0}, and this kernel does not let a program read names \
+         (it takes the kernel's type information, and no lockdown for confidentiality); write \
+         `unix = []` or `unix = [\"any\"]`"
+    )]
+    UnixNames(String),
+    /// Policy allows the agent's own unix sockets, and nothing tells them from others.
+    #[error(
+        "policy says `unix = [\"self\"]`, and nothing here tells the agent's own unix sockets from \
+         others: that takes `bpf` among the active security modules; name the sockets instead"
+    )]
+    UnixOwn,
     /// A link was pinned and cannot be opened again.
     #[error("opening the pinned link of {program}")]
     Reopen {
@@ -128,6 +167,7 @@ pub struct Boundary {
     ebpf: Ebpf,
     links: Vec<PinnedLink>,
     pins: Pins,
+    held: KernelHeld,
 }
 
 impl Boundary {
@@ -141,13 +181,17 @@ impl Boundary {
         gateway: &Cgroup,
         pins: Pins,
     ) -> Result<Self, BoundaryError> {
-        let ebpf = object::load(spec.config, &spec.loopback)?;
+        let support = unix::support();
+        tells_apart(&spec.tells, support)?;
+        let mut ebpf = object::load(spec)?;
+        unix::fill(&mut ebpf, &spec.tells.unix_names)?;
         let mut boundary = Self {
             ebpf,
             links: Vec::new(),
             pins,
+            held: KernelHeld::default(),
         };
-        match boundary.attach_all(agent, gateway) {
+        match boundary.attach_all(agent, gateway, support) {
             Ok(()) => Ok(boundary),
             Err(error) => {
                 // The first error is the one to tell; what could not be removed, the next run
@@ -160,13 +204,39 @@ impl Boundary {
         }
     }
 
-    fn attach_all(&mut self, agent: &Cgroup, gateway: &Cgroup) -> Result<(), BoundaryError> {
+    fn attach_all(
+        &mut self,
+        agent: &Cgroup,
+        gateway: &Cgroup,
+        support: unix::Support,
+    ) -> Result<(), BoundaryError> {
         let gateway = gateway.open()?;
         self.attach(GATEWAY_PROGRAM, &gateway)?;
         let agent = agent.open()?;
         AGENT_PROGRAMS
             .iter()
-            .try_for_each(|program| self.attach(program, &agent))
+            .try_for_each(|program| self.attach(program, &agent))?;
+        if support.hooks {
+            self.attach_unix(&agent)?;
+            self.held.unix = true;
+            self.held.unix_paths = support.offsets.is_some();
+        }
+        Ok(())
+    }
+
+    /// Attaches the programs on unix sockets, which aya cannot.
+    fn attach_unix(&mut self, cgroup: &fs::File) -> Result<(), BoundaryError> {
+        for (name, attach_type) in unix::PROGRAMS {
+            let link = unix::attach(
+                name,
+                attach_type,
+                object::OBJECT,
+                &self.ebpf,
+                cgroup.as_fd(),
+            )?;
+            self.links.push(link.pin(name, &self.pins.link(name))?);
+        }
+        Ok(())
     }
 
     /// Verifies one program, attaches it by a link, and pins the link.
@@ -212,8 +282,8 @@ impl Boundary {
 
     /// What is attached beside the programs without which there is no boundary.
     #[must_use]
-    pub fn held(&self) -> KernelHeld {
-        KernelHeld::default()
+    pub const fn held(&self) -> KernelHeld {
+        self.held
     }
 
     /// Takes the boundary down: the agent must be gone by now.
@@ -221,11 +291,27 @@ impl Boundary {
     /// # Errors
     /// If a pin cannot be removed.
     pub fn lower(self) -> Result<(), BoundaryError> {
-        let Self { ebpf, links, pins } = self;
+        let Self {
+            ebpf, links, pins, ..
+        } = self;
         pins.remove()?;
         drop(links);
         drop(ebpf);
         Ok(())
+    }
+}
+
+/// Checks that this kernel can tell apart what policy tells apart. Without the hooks everything
+/// on unix sockets is open, and what policy names with it.
+fn tells_apart(tells: &Tells, support: unix::Support) -> Result<(), BoundaryError> {
+    if tells.unix_own {
+        return Err(BoundaryError::UnixOwn);
+    }
+    match tells.unix_names.first() {
+        Some(name) if support.hooks && support.offsets.is_none() => {
+            Err(BoundaryError::UnixNames(name.clone()))
+        }
+        Some(_) | None => Ok(()),
     }
 }
 

@@ -11,8 +11,9 @@ use aya::{
 };
 use gateway_common::{
     ABI_VERSION,
-    event::{Event, FLAG_OBSERVED, Fold, Hook},
+    event::{Event, FLAG_OBSERVED, Fold, Hook, NamedEvent},
     reason::{REASON_SLOTS, Reason},
+    unix::UnixName,
 };
 use jiff::{SignedDuration, Timestamp};
 use tokio::io::unix::AsyncFd;
@@ -75,7 +76,7 @@ impl Denials {
             restless: RESTLESS,
         };
         while let Some(item) = denials.ring.get_mut().next() {
-            if let Ok(event) = Event::read_from_bytes(&item) {
+            if let Some((event, _)) = read(&item) {
                 denials.tally.note(&event);
             }
         }
@@ -124,15 +125,15 @@ impl Denials {
                 break;
             };
             // A record of another size, ABI or code is no event of ours: it is counted.
-            let event = Event::read_from_bytes(&item)
-                .ok()
-                .filter(|event| event.abi == ABI_VERSION);
+            let read = read(&item).filter(|(event, _)| event.abi == ABI_VERSION);
             drop(item);
-            match event.and_then(decode) {
-                Some((event, hook, reason)) => {
+            let decoded = read.and_then(|(event, name)| Some((decode(event)?, name)));
+            match decoded {
+                Some(((event, hook, reason), name)) => {
                     let repeated = self.tally.note(&event);
                     self.restless = RESTLESS;
-                    let record = self.describe(&event, hook, reason, repeated);
+                    let mut record = self.describe(&event, hook, reason, repeated);
+                    record.path = name.as_ref().and_then(unix_name);
                     self.write(record);
                 }
                 None => self.malformed += 1,
@@ -271,6 +272,24 @@ impl Denials {
         if !self.audit.offer(record) {
             tracing::error!("a refusal of the kernel half found no room in the audit log");
         }
+    }
+}
+
+/// An event, with the name of a unix socket where it has one; none if it has another size.
+fn read(item: &[u8]) -> Option<(Event, Option<UnixName>)> {
+    if let Ok(named) = NamedEvent::read_from_bytes(item) {
+        return Some((named.event, Some(named.name)));
+    }
+    Event::read_from_bytes(item).ok().map(|event| (event, None))
+}
+
+/// The name of a unix socket as it is written: a path, or `@` and an abstract name. None where
+/// the kernel half could not read it.
+fn unix_name(name: &UnixName) -> Option<String> {
+    match name.as_bytes() {
+        [] => None,
+        [0, rest @ ..] => Some(format!("@{}", String::from_utf8_lossy(rest))),
+        path => Some(String::from_utf8_lossy(path).into_owned()),
     }
 }
 

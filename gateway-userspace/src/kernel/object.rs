@@ -1,12 +1,10 @@
 //! The embedded BPF object: loaded once per agent, with that agent's constants.
 
+use super::{BoundaryError, abi::Wire, spec::AgentSpec};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel, include_bytes_aligned};
-use gateway_common::agent::{AgentConfig, LoopbackPorts};
-
-use super::{BoundaryError, abi::Wire};
 
 /// What `build.rs` built.
-static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice-ebpf"));
+pub(super) static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice-ebpf"));
 
 /// Level that `aya-log` passes: debug (4) when anybody would see it, else off (0), which lets the
 /// verifier drop the log calls.
@@ -29,12 +27,13 @@ fn verifier_log() -> VerifierLogLevel {
 }
 
 /// Loads the object into the kernel: maps are created, programs not yet verified.
-pub(super) fn load(config: AgentConfig, loopback: &LoopbackPorts) -> Result<Ebpf, BoundaryError> {
+pub(super) fn load(spec: &AgentSpec) -> Result<Ebpf, BoundaryError> {
     let level = log_level();
     EbpfLoader::new()
         .verifier_log_level(verifier_log())
-        .override_global("AGENT", &Wire(config), true)
-        .override_global("LOOPBACK", &Wire(*loopback), true)
+        .override_global("AGENT", &Wire(spec.config), true)
+        .override_global("LOOPBACK", &Wire(spec.loopback), true)
+        .override_global("UNIX", &Wire(spec.unix), true)
         .override_global(aya_log::LEVEL, &level, false)
         .load(OBJECT)
         .map_err(|source| BoundaryError::Load {

@@ -1,10 +1,11 @@
 //! What this kernel can do, found out by doing it: each program is loaded and attached to a
 //! scratch cgroup. A version number proves nothing, and neither does a configuration file.
 
-use std::fs;
+use std::{fs, os::fd::AsFd as _};
 
 use super::{
-    AGENT_PROGRAMS, BoundaryError, GATEWAY_PROGRAM, attach, cgroup::Cgroup, object, spec::AgentSpec,
+    AGENT_PROGRAMS, BoundaryError, GATEWAY_PROGRAM, attach, cgroup::Cgroup, object,
+    spec::AgentSpec, unix,
 };
 
 /// One program's answer.
@@ -12,6 +13,8 @@ use super::{
 pub struct ProgramProbe {
     /// Its name.
     pub program: &'static str,
+    /// Whether an agent may start without it.
+    pub optional: bool,
     /// Whether the kernel verified and attached it.
     pub result: Result<(), BoundaryError>,
 }
@@ -24,19 +27,43 @@ pub struct ProgramProbe {
 /// If the object as a whole, its maps among it, is refused.
 pub fn programs(scratch: &Cgroup) -> Result<Vec<ProgramProbe>, BoundaryError> {
     let spec = AgentSpec::widest();
-    let mut ebpf = object::load(spec.config, &spec.loopback)?;
+    let mut ebpf = object::load(&spec)?;
     let cgroup = scratch.open()?;
     let names = AGENT_PROGRAMS.into_iter().chain([GATEWAY_PROGRAM]);
-    Ok(names
+    let mut probes: Vec<_> = names
         .map(|name| ProgramProbe {
             program: name,
+            optional: false,
             result: match ebpf.program_mut(name) {
                 // The link is dropped, and with it the attachment.
                 Some(program) => attach::attach(name, program, &cgroup).map(drop),
                 None => Err(BoundaryError::Missing(name)),
             },
         })
-        .collect())
+        .collect();
+    probes.extend(
+        unix::PROGRAMS
+            .into_iter()
+            .map(|(name, attach_type)| ProgramProbe {
+                program: name,
+                optional: true,
+                result: unix::attach(name, attach_type, object::OBJECT, &ebpf, cgroup.as_fd())
+                    .map(drop),
+            }),
+    );
+    Ok(probes)
+}
+
+/// Whether the kernel has hooks on unix sockets (≥ 6.7).
+#[must_use]
+pub fn has_unix_hooks() -> bool {
+    unix::support().hooks
+}
+
+/// Whether the programs on unix sockets can tell them by their names.
+#[must_use]
+pub fn reads_unix_names() -> bool {
+    unix::support().offsets.is_some()
 }
 
 /// The active security modules, in their order; empty if they cannot be told.

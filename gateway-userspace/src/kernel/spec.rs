@@ -7,15 +7,29 @@ use gateway_common::{
         INBOUND_DENY, INBOUND_LOOPBACK, LOOPBACK_WORDS, LoopbackPorts, MODE_ENFORCE, MODE_OBSERVE,
         loopback_bit,
     },
+    unix::UnixConfig,
 };
 
+use super::unix;
 use crate::policy::{Direct, DnsMode, Inbound, Mode, Policy};
 
 /// What the programs of one agent are loaded with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AgentSpec {
     pub(super) config: AgentConfig,
     pub(super) loopback: LoopbackPorts,
+    pub(super) unix: UnixConfig,
+    /// What policy says of unix sockets that a kernel may be unable to tell from others.
+    pub(super) tells: Tells,
+}
+
+/// What the kernel has to tell apart for a policy to hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Tells {
+    /// The unix sockets that policy names.
+    pub(super) unix_names: Vec<String>,
+    /// The agent's own unix sockets.
+    pub(super) unix_own: bool,
 }
 
 impl AgentSpec {
@@ -38,6 +52,8 @@ impl AgentSpec {
                 zero: 0,
             },
             loopback,
+            unix: unix::widest(unix::support()),
+            tells: Tells::default(),
         }
     }
 
@@ -79,6 +95,11 @@ impl AgentSpec {
                 zero: 0,
             },
             loopback,
+            unix: unix::config(&network.unix, unix::support()),
+            tells: Tells {
+                unix_names: network.unix.names.clone(),
+                unix_own: network.unix.own,
+            },
         }
     }
 }

@@ -115,6 +115,15 @@ pub enum Fault {
     /// More local ports than the kernel half has room for.
     #[error("more than {} ports in `loopback`", gateway_common::LOOPBACK_PORTS_MAX)]
     TooManyLoopback,
+    /// What names no unix socket.
+    #[error("`{0}` names no unix socket")]
+    UnixName(String),
+    /// More unix sockets than the kernel half has room for.
+    #[error("more than {} sockets in `unix`", gateway_common::unix::UNIX_NAMES_MAX)]
+    TooManyUnix,
+    /// All sockets, and others beside them.
+    #[error("`unix` says \"any\" and names others beside it")]
+    UnixAny,
     /// A rule that says nothing about where to.
     #[error("the rule has neither `hosts` nor `tcp`")]
     NoTarget,
@@ -212,6 +221,9 @@ impl Fault {
             | Self::TooManyRules
             | Self::Port(_)
             | Self::TooManyLoopback
+            | Self::UnixName(_)
+            | Self::TooManyUnix
+            | Self::UnixAny
             | Self::NoTarget
             | Self::TwoTargets
             | Self::NotForTcp(_)
@@ -272,6 +284,12 @@ impl Fault {
             Self::TooManyLoopback => {
                 "list only the ports that the agent needs; each is a way past the gateway"
             }
+            Self::UnixName(_) => {
+                "write an absolute path without `.`, `..` and `//`, of at most 107 bytes, or an \
+                 abstract name behind an `@`, or \"self\", or \"any\""
+            }
+            Self::TooManyUnix => "name only the sockets that the agent needs",
+            Self::UnixAny => "delete the others, or better: delete \"any\"",
             Self::NoTarget => {
                 "add `hosts = [\"api.example.com\"]` for HTTP and TLS, or `tcp = [\"db.example.com:5432\"]`"
             }

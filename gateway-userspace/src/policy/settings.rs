@@ -91,6 +91,20 @@ pub struct Network {
     /// TCP ports on 127.0.0.1 and ::1 that the agent may reach beside the gateway's, ascending,
     /// at most [`gateway_common::LOOPBACK_PORTS_MAX`]. Default: none.
     pub loopback: Vec<u16>,
+    /// Unix sockets that the agent may reach. Default: none.
+    pub unix: UnixSockets,
+}
+
+/// `unix` of `[network]`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
+pub struct UnixSockets {
+    /// Every one.
+    pub any: bool,
+    /// Those that the agent itself made, which takes BPF-LSM.
+    pub own: bool,
+    /// Absolute paths, and abstract names behind an `@`; at most
+    /// [`gateway_common::unix::UNIX_NAMES_MAX`].
+    pub names: Vec<String>,
 }
 
 /// Which names the gateway's resolver answers.

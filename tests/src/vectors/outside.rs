@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     agent, cgroup,
-    deadline::PATIENCE,
+    deadline::patience,
     vector::{
         MARKER,
         stage::{Kind, Outsider, Stage},
@@ -370,7 +370,7 @@ impl Fence {
             send(socket.as_raw_fd(), FENCE, MsgFlags::empty())
         });
         told.with_context(|| format!("telling {}", self.path))?;
-        let passed = self.passed.recv_timeout(PATIENCE);
+        let passed = self.passed.recv_timeout(patience());
         passed.with_context(|| format!("{} does not end", self.path))
     }
 }

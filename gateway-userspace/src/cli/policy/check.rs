@@ -8,7 +8,8 @@ use super::{on_terminal, print, rendered};
 use crate::{
     names::{AgentId, PolicyDigest},
     policy::{
-        Direct, Dns, DnsMode, Inbound, Mode, Network, Policy, PolicyErrors, Severity, Word as _,
+        Direct, Dns, DnsMode, Inbound, Mode, Network, Policy, PolicyErrors, Severity, UnixSockets,
+        Word as _,
     },
 };
 
@@ -150,6 +151,7 @@ fn meaning(policy: &Policy) -> String {
         ("direct", direct(policy.network().direct).into()),
         ("inbound", inbound(policy.network().inbound).into()),
         ("loopback", loopback(&policy.network().loopback)),
+        ("unix", unix(&policy.network().unix)),
         ("dns", dns(policy.dns())),
     ] {
         out += &format!("  {key:<10} {value}\n");
@@ -192,6 +194,31 @@ fn loopback(ports: &[u16]) -> String {
     }
     let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
     format!("{}: reached past the gateway, unrecorded", ports.join(", "))
+}
+
+fn unix(sockets: &UnixSockets) -> String {
+    /// What the kernel must be for it.
+    const HOOKS: &str = "kernels before 6.7 leave unix sockets open";
+    if sockets.any {
+        return "any: every unix socket that the agent's user may reach, containers' and the \
+                desktop's among them"
+            .into();
+    }
+    let own = sockets.own.then_some("the agent's own (needs BPF-LSM)");
+    let names: Vec<&str> = sockets
+        .names
+        .iter()
+        .map(String::as_str)
+        .chain(own)
+        .collect();
+    if names.is_empty() {
+        return format!("none: the agent reaches no unix socket; {HOOKS}");
+    }
+    format!(
+        "{}: needs a kernel with type information (BTF), without which the agent does not start; \
+         {HOOKS}",
+        names.join(", ")
+    )
 }
 
 fn dns(dns: &Dns) -> String {

@@ -13,7 +13,10 @@ use crate::{
     audit::{Audit, Subject},
     config::Limits,
     dns::Resolver,
-    kernel::{AgentSpec, Boundary, Denials, KernelIdentity, Passages, forward_logs, netns_cookie},
+    kernel::{
+        AgentSpec, Boundary, Denials, KernelIdentity, Passages, check_unix_paths, forward_logs,
+        netns_cookie,
+    },
     launch::{
         assurance::Assessment,
         canary::Canary,
@@ -55,6 +58,11 @@ pub(super) fn run(plan: Plan) -> anyhow::Result<u8> {
 
 /// Raises the boundary, runs the command inside, and takes the boundary down again.
 async fn confine(plan: Plan, site: &Site, open_files: Option<u64>) -> anyhow::Result<u8> {
+    check_unix_paths(
+        &plan.policy.network().unix,
+        plan.user.uid.as_raw(),
+        plan.user.gid.as_raw(),
+    )?;
     let bound = Gateway::bind(&BindConfig {
         port: 0,
         addresses: vec![std::net::Ipv4Addr::LOCALHOST.into()],

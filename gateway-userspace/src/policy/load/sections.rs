@@ -2,7 +2,10 @@
 
 use std::{collections::HashMap, net::IpAddr, ops::Range};
 
-use gateway_common::LOOPBACK_PORTS_MAX;
+use gateway_common::{
+    LOOPBACK_PORTS_MAX,
+    unix::{UNIX_NAMES_MAX, UnixName},
+};
 use toml::{Spanned, de::DeValue};
 
 use super::{
@@ -12,7 +15,8 @@ use super::{
 use crate::{
     names::HostName,
     policy::{
-        Dns, Fault, Network, Rule, Upstream, index::Index, report::Problems, settings::record_type,
+        Dns, Fault, Network, Rule, UnixSockets, Upstream, index::Index, report::Problems,
+        settings::record_type,
     },
 };
 
@@ -20,7 +24,47 @@ pub(super) fn network(mut section: Section<'_>, problems: &mut Problems) -> Netw
     Network {
         direct: section.word("direct", problems),
         inbound: section.word("inbound", problems),
+        unix: unix(&mut section, problems),
         loopback: loopback(section, problems),
+    }
+}
+
+fn unix(section: &mut Section<'_>, problems: &mut Problems) -> UnixSockets {
+    let mut sockets = UnixSockets::default();
+    let Some(list) = section.take::<Vec<Spanned<String>>>("unix", problems) else {
+        return sockets;
+    };
+    let mut seen: HashMap<&str, Range<usize>> = HashMap::new();
+    for entry in list.get_ref() {
+        let text: &str = entry.get_ref();
+        if let Some(first) = seen.insert(text, entry.span()) {
+            duplicate("unix", text.to_owned(), entry.span(), first, problems);
+            continue;
+        }
+        match text {
+            "any" => sockets.any = true,
+            "self" => sockets.own = true,
+            name if is_unix_name(name) => sockets.names.push(name.to_owned()),
+            other => problems.add(Fault::UnixName(other.to_owned()), entry.span()),
+        }
+    }
+    if sockets.names.len() > UNIX_NAMES_MAX {
+        problems.add(Fault::TooManyUnix, list.span());
+    }
+    if sockets.any && list.get_ref().len() > 1 {
+        problems.add(Fault::UnixAny, list.span());
+    }
+    sockets
+}
+
+/// Whether this is an absolute path in its plainest form, or an abstract name behind an `@`.
+fn is_unix_name(text: &str) -> bool {
+    if UnixName::parse(text).is_none() {
+        return false;
+    }
+    match text.strip_prefix('/') {
+        Some(path) => path.split('/').all(|part| !matches!(part, "" | "." | "..")),
+        None => text.starts_with('@'),
     }
 }
 
