@@ -4,6 +4,7 @@
 //! `sluice`, nor hold any of its logic.
 
 mod abi;
+mod bench;
 mod build;
 mod ci;
 mod confine;
@@ -48,6 +49,11 @@ enum Task {
     },
     /// Check sources, format, lints, documentation and layout, as CI does
     Ci,
+    /// Measure what the boundary costs
+    Bench {
+        #[command(subcommand)]
+        bench: bench::Bench,
+    },
     /// Compare the layout that crosses the kernel boundary with gateway-common/abi.txt
     Abi {
         /// Write the file instead
@@ -60,6 +66,9 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
         command: Vec<OsString>,
     },
+    /// Do what an agent does, and say how long it took (what is measured)
+    #[command(hide = true)]
+    BenchProbe,
     /// Show the demo as root, once everything is built
     #[command(hide = true)]
     Demo,
@@ -72,6 +81,8 @@ fn main() -> ExitCode {
         Task::Run { policy, command } => confine::run(&policy, &command),
         Task::Test { arguments } => test::run(&arguments),
         Task::Ci => ci::run().map(|()| ExitCode::SUCCESS),
+        Task::Bench { bench } => bench::run(&bench),
+        Task::BenchProbe => bench::probe::run().map(|()| ExitCode::SUCCESS),
         Task::Abi { bless } => abi::run(bless).map(|()| ExitCode::SUCCESS),
         Task::Isolated { command } => isolated::run(&command),
         Task::Demo => demo::show(),
