@@ -58,6 +58,8 @@ pub const fn errno(reason: Reason) -> i32 {
         | Reason::SocketAllowed
         | Reason::OwnLoopback
         | Reason::UnixAllowed
+        | Reason::DeviceAllowed
+        | Reason::BindAllowed
         | Reason::DirectConnect
         | Reason::Datagram
         | Reason::HeaderMalformed

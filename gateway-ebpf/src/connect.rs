@@ -10,7 +10,7 @@ use gateway_common::{
     decide,
     endpoint::Endpoint,
     event::Hook,
-    flow::{Flow, KIND_EXPLICIT, KIND_LOCAL, KIND_OBSERVED, KIND_REDIRECTED},
+    flow::{Flow, KIND_EXPLICIT, KIND_LOCAL, KIND_OBSERVED, KIND_OWN, KIND_REDIRECTED},
     reason::Reason,
     verdict::{Verdict, errno},
 };
@@ -20,6 +20,7 @@ use crate::{
     emit::{self, Facts},
     gateway,
     maps::{self, FLOWS},
+    own,
 };
 
 /// Decides where a call that names a destination goes. `V6` is whether the hook is an IPv6 one.
@@ -30,6 +31,7 @@ pub(crate) fn direct<const V6: bool>(ctx: &SockAddrContext, hook: Hook) -> i32 {
     let verdict = verdict(ctx, &config, &call);
     let kind = match verdict {
         Verdict::Pass(Reason::Gateway) => KIND_EXPLICIT,
+        Verdict::Pass(Reason::OwnLoopback) => KIND_OWN,
         Verdict::Pass(_) => KIND_LOCAL,
         Verdict::Redirect(_) => KIND_REDIRECTED,
         Verdict::Refuse(_) => KIND_OBSERVED,
@@ -72,6 +74,11 @@ pub(crate) fn direct<const V6: bool>(ctx: &SockAddrContext, hook: Hook) -> i32 {
 /// The rule's verdict, withdrawn where it leads to the gateway and the gateway is not there.
 #[inline(always)]
 fn verdict(ctx: &SockAddrContext, config: &AgentConfig, call: &Call) -> Verdict {
+    if decide::may_be_own(config, call.protocol, &call.endpoint)
+        && own::listens(ctx, &call.endpoint)
+    {
+        return Verdict::Pass(Reason::OwnLoopback);
+    }
     let declared = maps::declares(config, call.endpoint.port);
     let verdict = decide::connect(config, call.protocol, &call.endpoint, declared);
     match verdict {

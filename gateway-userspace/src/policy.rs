@@ -39,7 +39,9 @@ pub use query::{BadQuery, Query};
 pub use report::{PolicyErrors, Problem};
 pub use rule::{Outcome, Rule, Target, Traffic};
 pub(crate) use settings::Word;
-pub use settings::{Direct, Dns, DnsMode, Inbound, Mode, Network, UnixSockets, Upstream};
+pub use settings::{
+    Direct, Dns, DnsMode, Inbound, Mode, Network, ProcessSettings, UnixSockets, Upstream,
+};
 
 use index::Index;
 
@@ -62,6 +64,7 @@ struct Compiled {
     mode: Mode,
     assurance: Assurance,
     network: Network,
+    process: ProcessSettings,
     dns: Dns,
     upstream: Upstream,
     rules: Vec<Rule>,
@@ -134,6 +137,12 @@ impl Policy {
     #[must_use]
     pub fn network(&self) -> &Network {
         &self.inner.network
+    }
+
+    /// `[process]`.
+    #[must_use]
+    pub fn process(&self) -> &ProcessSettings {
+        &self.inner.process
     }
 
     /// Which DNS questions are answered.

@@ -72,6 +72,8 @@ pub fn netns_cookie(socket: &impl AsFd) -> io::Result<u64> {
 
 /// `BPF_CGROUP_SETSOCKOPT`, the attach type.
 pub(super) const SETSOCKOPT: u32 = 22;
+/// `BPF_CGROUP_DEVICE`, the attach type.
+pub(super) const DEVICE: u32 = 6;
 
 /// Attaches a program to a cgroup by a link (`BPF_LINK_CREATE`, kernel ≥ 5.7).
 pub(super) fn link_to_cgroup(

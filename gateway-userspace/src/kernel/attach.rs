@@ -9,8 +9,8 @@ use std::{
 };
 
 use aya::programs::{
-    CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, CgroupSockopt,
-    Program, ProgramError, SockOps,
+    CgroupAttachMode, CgroupDevice, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr,
+    CgroupSockopt, Program, ProgramError, ProgramFd, SockOps,
     links::{FdLink, PinnedLink},
 };
 
@@ -78,6 +78,10 @@ pub(super) fn attach(
         link!(program)
     } else if let Ok(program) = <&mut SockOps>::try_from(&mut *program) {
         link!(program)
+    } else if let Ok(program) = <&mut CgroupDevice>::try_from(&mut *program) {
+        program.load().map_err(failed("verifying"))?;
+        let descriptor = program.fd().map_err(failed("verifying"))?;
+        return raw(name, descriptor, cgroup, abi::DEVICE);
     } else if let Ok(program) = <&mut CgroupSkb>::try_from(&mut *program) {
         let direction = match program.expected_attach_type() {
             Some(CgroupSkbAttachType::Egress) => CgroupSkbAttachType::Egress,
@@ -88,12 +92,7 @@ pub(super) fn attach(
     } else if let Ok(program) = <&mut CgroupSockopt>::try_from(&mut *program) {
         program.load().map_err(failed("verifying"))?;
         let descriptor = program.fd().map_err(failed("verifying"))?;
-        return abi::link_to_cgroup(descriptor, cgroup, abi::SETSOCKOPT)
-            .map(Attached::Descriptor)
-            .map_err(|source| BoundaryError::Attach {
-                program: name,
-                source,
-            });
+        return raw(name, descriptor, cgroup, abi::SETSOCKOPT);
     } else {
         return Err(BoundaryError::Missing(name));
     };
@@ -102,4 +101,16 @@ pub(super) fn attach(
             program: name,
             source,
         })
+}
+
+/// Attaches a program whose link aya does not give out.
+fn raw(
+    program: &'static str,
+    descriptor: &ProgramFd,
+    cgroup: impl AsFd,
+    attach_type: u32,
+) -> Result<Attached, BoundaryError> {
+    abi::link_to_cgroup(descriptor, cgroup, attach_type)
+        .map(Attached::Descriptor)
+        .map_err(|source| BoundaryError::Attach { program, source })
 }

@@ -20,6 +20,7 @@ use super::{
     attach,
     bpffs::{BpffsError, Pins},
     cgroup::{Cgroup, CgroupError},
+    devices,
     held::KernelHeld,
     object,
     spec::{AgentSpec, Tells},
@@ -27,8 +28,11 @@ use super::{
 };
 
 /// The programs on an agent's cgroup. Without any one of them the agent does not start.
-pub const AGENT_PROGRAMS: [&str; 13] = [
+pub const AGENT_PROGRAMS: [&str; 16] = [
     "sock_create",
+    "bind4",
+    "bind6",
+    "device",
     "setsockopt",
     "connect4",
     "connect6",
@@ -185,6 +189,7 @@ impl Boundary {
         tells_apart(&spec.tells, support)?;
         let mut ebpf = object::load(spec)?;
         unix::fill(&mut ebpf, &spec.tells.unix_names)?;
+        devices::fill(&mut ebpf, &spec.devices)?;
         let mut boundary = Self {
             ebpf,
             links: Vec::new(),

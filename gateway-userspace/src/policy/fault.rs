@@ -115,6 +115,15 @@ pub enum Fault {
     /// More local ports than the kernel half has room for.
     #[error("more than {} ports in `loopback`", gateway_common::LOOPBACK_PORTS_MAX)]
     TooManyLoopback,
+    /// What names no device.
+    #[error("`{0}` names no device")]
+    DevicePath(String),
+    /// More devices than the kernel half has room for.
+    #[error(
+        "more than {} devices in `devices`",
+        gateway_common::agent::DEVICES_MAX
+    )]
+    TooManyDevices,
     /// What names no unix socket.
     #[error("`{0}` names no unix socket")]
     UnixName(String),
@@ -221,6 +230,8 @@ impl Fault {
             | Self::TooManyRules
             | Self::Port(_)
             | Self::TooManyLoopback
+            | Self::DevicePath(_)
+            | Self::TooManyDevices
             | Self::UnixName(_)
             | Self::TooManyUnix
             | Self::UnixAny
@@ -284,6 +295,8 @@ impl Fault {
             Self::TooManyLoopback => {
                 "list only the ports that the agent needs; each is a way past the gateway"
             }
+            Self::DevicePath(_) => "write the path of a node, such as \"/dev/nvidia0\"",
+            Self::TooManyDevices => "name only the devices that the agent needs",
             Self::UnixName(_) => {
                 "write an absolute path without `.`, `..` and `//`, of at most 107 bytes, or an \
                  abstract name behind an `@`, or \"self\", or \"any\""

@@ -116,6 +116,10 @@ fn compile(
         root.section("network", &schema::NETWORK, problems),
         problems,
     );
+    let process = sections::process(
+        root.section("process", &schema::PROCESS, problems),
+        problems,
+    );
     let dns = sections::dns(root.section("dns", &schema::DNS, problems), problems);
     let statics = sections::resolve(
         root.section("upstream", &schema::UPSTREAM, problems),
@@ -138,6 +142,7 @@ fn compile(
         mode,
         assurance,
         network,
+        process,
         dns,
         upstream,
         rules,

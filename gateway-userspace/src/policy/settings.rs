@@ -91,6 +91,8 @@ pub struct Network {
     /// TCP ports on 127.0.0.1 and ::1 that the agent may reach beside the gateway's, ascending,
     /// at most [`gateway_common::LOOPBACK_PORTS_MAX`]. Default: none.
     pub loopback: Vec<u16>,
+    /// The agent reaches its own TCP listeners on loopback. Default: no.
+    pub own_loopback: bool,
     /// Unix sockets that the agent may reach. Default: none.
     pub unix: UnixSockets,
 }
@@ -105,6 +107,14 @@ pub struct UnixSockets {
     /// Absolute paths, and abstract names behind an `@`; at most
     /// [`gateway_common::unix::UNIX_NAMES_MAX`].
     pub names: Vec<String>,
+}
+
+/// `[process]`: what the agent's processes have.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
+pub struct ProcessSettings {
+    /// Paths of devices that the agent may open beside terminals, randomness, `/dev/null` and its
+    /// like; at most [`gateway_common::agent::DEVICES_MAX`]. Default: none.
+    pub devices: Vec<String>,
 }
 
 /// Which names the gateway's resolver answers.

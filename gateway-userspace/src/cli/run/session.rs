@@ -73,7 +73,7 @@ async fn confine(plan: Plan, site: &Site, open_files: Option<u64>) -> anyhow::Re
         .next()
         .context("the gateway has no address")?
         .port();
-    let spec = AgentSpec::new(&plan.policy, site.agent.id()?, port);
+    let spec = AgentSpec::new(&plan.policy, site.agent.id()?, port)?;
     let mut boundary = Boundary::raise(&spec, &site.agent, &site.gateway, site.pins()?)?;
     let status = inside(plan, site, &mut boundary, bound, port, open_files).await;
     // The boundary stays until nobody is left inside: better pins that the next run clears away
