@@ -7,6 +7,7 @@ pub mod call;
 mod descriptors;
 mod icmp;
 pub mod inbound;
+pub mod local;
 mod routed;
 mod tcp;
 mod udp;
@@ -234,4 +235,9 @@ const WAYS: &[(&str, Way)] = &[
     ("join4", inbound::join4),
     ("join6", inbound::join6),
     ("inherited", descriptors::inherited),
+    ("bind4", local::bind4),
+    ("bind6", local::bind6),
+    ("device", local::device),
+    ("unix-connect", local::unix_connect),
+    ("unix-sendmsg", local::unix_sendmsg),
 ];

@@ -16,7 +16,10 @@ use anyhow::Context as _;
 use tempfile::TempDir;
 
 use super::world::{ORIGIN4, ORIGIN6};
-use crate::{netns::Netns, vector::Attempt};
+use crate::{
+    netns::Netns,
+    vector::{Attempt, local::DEVICE},
+};
 
 /// Longest that one attempt, or the start of Sluice, may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -65,6 +68,7 @@ impl Bench {
         let copy = folder.path().join("vector");
         fs::copy(vector, &copy).context("copying the vector program")?;
         fs::set_permissions(&copy, fs::Permissions::from_mode(0o755))?;
+        make_device(&folder.path().join(DEVICE))?;
         Ok(Self {
             folder,
             vector: copy,
@@ -176,6 +180,15 @@ impl Bench {
             errors,
         })
     }
+}
+
+/// A way to make network interfaces, for those who may: everybody may open it.
+fn make_device(path: &Path) -> anyhow::Result<()> {
+    use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+    const TUN: (u64, u64) = (10, 200);
+    mknod(path, SFlag::S_IFCHR, Mode::empty(), makedev(TUN.0, TUN.1)).context("making a device")?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o666))?;
+    Ok(())
 }
 
 fn arguments(tag: &str, attempts: &[(&str, u16)]) -> Vec<String> {
