@@ -302,7 +302,9 @@ fn a_real_server_is_reached_by_a_real_client() -> Result<()> {
         let expected = vec!["200"; hosts.len()];
         ensure!(ends(&finished) == expected, "{bind}: {finished:?}");
         for record in &finished.records {
-            ensure!(field(record, "kind") != "direct", "{record:#}");
+            // The C library asks a cache of names, by a unix socket, before anything else.
+            let other = field(record, "reason") == "unix_socket";
+            ensure!(other || field(record, "kind") != "direct", "{record:#}");
         }
     }
     Ok(())
