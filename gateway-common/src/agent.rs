@@ -98,6 +98,11 @@ pub struct AgentConfig {
     pub has_loopback: u16,
     /// Any of the `FEATURE_` constants.
     pub features: u32,
+    /// Port of the gateway that this one took over from, on which established connections may go
+    /// on to their end and none begins; 0 if there is none.
+    pub draining_port: u16,
+    /// Always zero.
+    pub zero: [u8; 6],
 }
 
 impl AgentConfig {
@@ -113,6 +118,8 @@ impl AgentConfig {
         gateway_port: 0,
         has_loopback: 0,
         features: 0,
+        draining_port: 0,
+        zero: [0; 6],
     };
 
     /// Whether the loader filled this in and speaks the same ABI.

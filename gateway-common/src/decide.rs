@@ -260,7 +260,20 @@ const fn local_flow(
     if protocol == TCP && around.declared {
         return Some(Reason::DeclaredLoopback);
     }
+    if protocol == TCP && is_draining(config, peer) {
+        return Some(Reason::Draining);
+    }
     None
+}
+
+/// Whether an endpoint is the gateway that this one took over from. Its connections go on to
+/// their end, and a new one goes to the gateway that is there now.
+#[inline(always)]
+#[must_use]
+pub const fn is_draining(config: &AgentConfig, endpoint: &Endpoint) -> bool {
+    config.draining_port != 0
+        && endpoint.port == config.draining_port
+        && endpoint.is_gateway_address()
 }
 
 /// Whether policy lets somebody else open this connection to the agent.

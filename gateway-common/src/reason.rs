@@ -58,6 +58,8 @@ reasons! {
     DeviceAllowed = 9, "device_allowed";
     /// Binding to an address that only this host, or nobody, can reach.
     BindAllowed = 10, "bind_allowed";
+    /// On a connection to the gateway that this one took over from.
+    Draining = 11, "draining";
 
     /// The programs carry no configuration, or one of another ABI.
     NotConfigured = 32, "not_configured";

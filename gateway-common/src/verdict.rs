@@ -57,6 +57,7 @@ pub const fn errno(reason: Reason) -> i32 {
         | Reason::Inbound
         | Reason::SocketAllowed
         | Reason::OwnLoopback
+        | Reason::Draining
         | Reason::UnixAllowed
         | Reason::DeviceAllowed
         | Reason::BindAllowed

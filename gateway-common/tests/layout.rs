@@ -65,6 +65,8 @@ fn dump() -> String {
             gateway_port,
             has_loopback,
             features,
+            draining_port,
+            zero,
         ]
     );
     layout!(

@@ -29,6 +29,8 @@ const fn config() -> AgentConfig {
         gateway_port: PORT,
         has_loopback: 0,
         features: 0,
+        draining_port: 0,
+        zero: [0; 6],
     }
 }
 
@@ -441,6 +443,10 @@ fn packets() {
         inbound,
         ..config()
     };
+    let draining = AgentConfig {
+        draining_port: PORT - 1,
+        ..config()
+    };
     let (lo, eth) = (LOOPBACK_INTERFACE, 2);
     // Name, config, protocol, other end, interface, passive, declared, leaving, arriving.
     let refused = (Refuse(Reason::Destination), Refuse(Reason::InboundRefused));
@@ -476,6 +482,36 @@ fn packets() {
             false,
             false,
             both(Reason::Gateway),
+        ),
+        (
+            "the gateway before this one",
+            draining,
+            TCP,
+            Endpoint::new(LOOPBACK_V4, PORT - 1),
+            lo,
+            false,
+            false,
+            both(Reason::Draining),
+        ),
+        (
+            "its dns",
+            draining,
+            UDP,
+            Endpoint::new(LOOPBACK_V4, PORT - 1),
+            lo,
+            false,
+            false,
+            refused,
+        ),
+        (
+            "another port beside it",
+            draining,
+            TCP,
+            Endpoint::new(LOOPBACK_V4, PORT - 2),
+            lo,
+            false,
+            false,
+            refused,
         ),
         (
             "gateway's address elsewhere",

@@ -27,7 +27,11 @@ use crate::{
 #[inline(always)]
 pub(crate) fn direct<const V6: bool>(ctx: &SockAddrContext, hook: Hook) -> i32 {
     let config = maps::agent();
-    let call = ctx::call::<V6>(ctx);
+    let mut call = ctx::call::<V6>(ctx);
+    let moved = decide::is_draining(&config, &call.endpoint);
+    if moved {
+        call.endpoint.port = config.gateway_port;
+    }
     let verdict = verdict(ctx, &config, &call);
     let kind = match verdict {
         Verdict::Pass(Reason::Gateway) => KIND_EXPLICIT,
@@ -64,7 +68,7 @@ pub(crate) fn direct<const V6: bool>(ctx: &SockAddrContext, hook: Hook) -> i32 {
         if !config.observes() {
             return ctx::refuse_with(errno(reason));
         }
-    } else if kind == KIND_REDIRECTED {
+    } else if kind == KIND_REDIRECTED || moved {
         let gateway = Endpoint::new(call.endpoint.loopback_of_same_family(), config.gateway_port);
         ctx::rewrite::<V6>(ctx, &gateway);
     }

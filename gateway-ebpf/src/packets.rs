@@ -106,6 +106,11 @@ fn refusal(
         Verdict::Pass(Reason::Gateway) if direction == Direction::Out => {
             refusal_at_gateway(ctx, config, header, sk)
         }
+        Verdict::Pass(Reason::Draining)
+            if direction == Direction::Out && opens_connection(ctx, header) =>
+        {
+            Some(Reason::GatewayDown)
+        }
         Verdict::Pass(_) | Verdict::Redirect(_) => None,
     }
 }

@@ -17,3 +17,4 @@ pub mod open_files;
 pub mod policy;
 pub mod proxy;
 pub mod sanitize;
+pub mod serve;

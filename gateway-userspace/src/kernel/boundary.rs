@@ -1,9 +1,6 @@
 //! The boundary around one agent: programs loaded, attached and pinned, or not at all.
 
-use std::{
-    fs, io,
-    os::fd::{AsFd as _, AsRawFd},
-};
+use std::{fs, io, os::fd::AsRawFd};
 
 use aya::{
     Ebpf, EbpfError,
@@ -17,7 +14,7 @@ use gateway_common::LISTENER_MARK;
 
 use super::{
     abi::Wire,
-    attach,
+    attach::{self, Place},
     bpffs::{BpffsError, Pins},
     cgroup::{Cgroup, CgroupError},
     devices,
@@ -102,6 +99,18 @@ pub enum BoundaryError {
         #[source]
         source: io::Error,
     },
+    /// Somebody else's program is on the hook and suffers no other beside it.
+    #[error(
+        "attaching program {program}: BPF program {id} of somebody else is on the same hook of \
+         this cgroup, or of one above it, and suffers no other beside it; find out whose it is \
+         with `bpftool cgroup tree`, and have it attached with BPF_F_ALLOW_MULTI"
+    )]
+    InTheWay {
+        /// Ours.
+        program: &'static str,
+        /// The id of the other.
+        id: u32,
+    },
     /// Policy names unix sockets, and the kernel shows no names.
     #[error(
         "policy names the unix socket {0}, and this kernel does not let a program read names \
@@ -185,6 +194,22 @@ impl Boundary {
         gateway: &Cgroup,
         pins: Pins,
     ) -> Result<Self, BoundaryError> {
+        Self::replace(spec, agent, gateway, pins, None)
+    }
+
+    /// The same, in place of a boundary whose pins are `before`: program by program, each
+    /// exchanged at once, and never without one. The pins move over. On an error what was there
+    /// before stays, whether exchanged by then or not.
+    ///
+    /// # Errors
+    /// As [`Self::raise`].
+    pub fn replace(
+        spec: &AgentSpec,
+        agent: &Cgroup,
+        gateway: &Cgroup,
+        pins: Pins,
+        before: Option<&Pins>,
+    ) -> Result<Self, BoundaryError> {
         let support = unix::support();
         tells_apart(&spec.tells, support)?;
         let mut ebpf = object::load(spec)?;
@@ -196,8 +221,10 @@ impl Boundary {
             pins,
             held: KernelHeld::default(),
         };
-        match boundary.attach_all(agent, gateway, support) {
+        match boundary.attach_all(agent, gateway, before, support) {
             Ok(()) => Ok(boundary),
+            // Whatever holds is better than nothing: the agent may be there already.
+            Err(error) if before.is_some() => Err(error),
             Err(error) => {
                 // The first error is the one to tell; what could not be removed, the next run
                 // sweeps.
@@ -213,16 +240,17 @@ impl Boundary {
         &mut self,
         agent: &Cgroup,
         gateway: &Cgroup,
+        before: Option<&Pins>,
         support: unix::Support,
     ) -> Result<(), BoundaryError> {
-        let gateway = gateway.open()?;
-        self.attach(GATEWAY_PROGRAM, &gateway)?;
-        let agent = agent.open()?;
+        let opened = gateway.open()?;
+        self.attach(GATEWAY_PROGRAM, &opened, gateway.id()?, None)?;
+        let (opened, id) = (agent.open()?, agent.id()?);
         AGENT_PROGRAMS
             .iter()
-            .try_for_each(|program| self.attach(program, &agent))?;
+            .try_for_each(|program| self.attach(program, &opened, id, before))?;
         if support.hooks {
-            self.attach_unix(&agent)?;
+            self.attach_unix(&opened, id, before)?;
             self.held.unix = true;
             self.held.unix_paths = support.offsets.is_some();
         }
@@ -230,28 +258,47 @@ impl Boundary {
     }
 
     /// Attaches the programs on unix sockets, which aya cannot.
-    fn attach_unix(&mut self, cgroup: &fs::File) -> Result<(), BoundaryError> {
+    fn attach_unix(
+        &mut self,
+        cgroup: &fs::File,
+        id: u64,
+        before: Option<&Pins>,
+    ) -> Result<(), BoundaryError> {
         for (name, attach_type) in unix::PROGRAMS {
-            let link = unix::attach(
-                name,
-                attach_type,
-                object::OBJECT,
-                &self.ebpf,
-                cgroup.as_fd(),
-            )?;
-            self.links.push(link.pin(name, &self.pins.link(name))?);
+            let before = before.map(|pins| pins.link(name));
+            let place = Place {
+                cgroup,
+                id,
+                before: before.as_deref(),
+            };
+            let link = unix::attach(name, attach_type, object::OBJECT, &self.ebpf, place)?;
+            let pin = self.pins.link(name);
+            self.links.push(link.pin(name, &pin, place.before)?);
         }
         Ok(())
     }
 
     /// Verifies one program, attaches it by a link, and pins the link.
-    fn attach(&mut self, name: &'static str, cgroup: &fs::File) -> Result<(), BoundaryError> {
+    fn attach(
+        &mut self,
+        name: &'static str,
+        cgroup: &fs::File,
+        id: u64,
+        before: Option<&Pins>,
+    ) -> Result<(), BoundaryError> {
+        let before = before.map(|pins| pins.link(name));
+        let place = Place {
+            cgroup,
+            id,
+            before: before.as_deref(),
+        };
         let program = self
             .ebpf
             .program_mut(name)
             .ok_or(BoundaryError::Missing(name))?;
-        let link = attach::attach(name, program, cgroup)?;
-        self.links.push(link.pin(name, &self.pins.link(name))?);
+        let link = attach::attach(name, program, place)?;
+        let pin = self.pins.link(name);
+        self.links.push(link.pin(name, &pin, place.before)?);
         Ok(())
     }
 

@@ -424,6 +424,7 @@ fn hint(reason: Reason, event: &Event) -> String {
         | Reason::Inbound
         | Reason::SocketAllowed
         | Reason::OwnLoopback
+        | Reason::Draining
         | Reason::UnixAllowed
         | Reason::DeviceAllowed
         | Reason::BindAllowed => "this is no refusal".to_owned(),

@@ -55,6 +55,8 @@ impl AgentSpec {
                 gateway_port: 9,
                 has_loopback: 1,
                 features: FEATURE_DEVICES | FEATURE_OWN_LOOPBACK,
+                draining_port: 8,
+                zero: [0; 6],
             },
             loopback,
             unix: unix::widest(unix::support()),
@@ -109,6 +111,8 @@ impl AgentSpec {
                 gateway_port: port,
                 has_loopback: any,
                 features,
+                draining_port: 0,
+                zero: [0; 6],
             },
             loopback,
             unix: unix::config(&network.unix, unix::support()),
@@ -118,5 +122,12 @@ impl AgentSpec {
             },
             devices,
         })
+    }
+
+    /// The same, where another gateway listened before on `port`: its connections may go on.
+    #[must_use]
+    pub const fn draining(mut self, port: u16) -> Self {
+        self.config.draining_port = port;
+        self
     }
 }

@@ -1,34 +1,25 @@
 //! One run from its boundary to its exit status.
 
-use std::{ffi::OsString, sync::Arc, time::Duration};
+use std::{ffi::OsString, time::Duration};
 
 use anyhow::Context as _;
-use arc_swap::ArcSwap;
 use tokio::process::Command;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{super::say, site::Site};
 use crate::{
-    app::{BindConfig, Bound, Context, Gateway},
-    audit::{Audit, Subject},
-    config::Limits,
-    dns::Resolver,
-    kernel::{
-        AgentSpec, Boundary, Denials, KernelIdentity, Passages, check_unix_paths, forward_logs,
-    },
+    app::{BindConfig, Bound, Gateway},
+    audit::Audit,
+    kernel::{AgentSpec, Boundary, check_unix_paths, forward_logs},
     launch::{
         assurance::Assessment,
         canary::Canary,
         supervise::{exit_code, wait},
         user::AgentUser,
     },
-    ledger::Ledger,
     open_files,
     policy::{Mode, Policy},
+    serve::{self, Serving},
 };
-
-/// How often flows that never reached the gateway are forgotten.
-const PURGE_EVERY: Duration = Duration::from_secs(10);
 
 /// How long connections may finish once the agent is gone. Nobody reads their answers.
 const DRAIN: Duration = Duration::from_millis(500);
@@ -98,63 +89,23 @@ async fn inside(
     if policy.mode() == Mode::Enforce {
         Canary::set_out()?.check(&site.agent)?;
     }
-    let subject = Subject {
-        agent: policy.agent().clone(),
-        assurance: plan.assessment.level,
-        policy: policy.digest(),
-    };
-    let within = site.agent_within()?;
-    let denials = Denials::new(
+    let serving = Serving::begin(
         boundary,
-        plan.audit.clone(),
-        subject.clone(),
-        within.clone(),
+        bound,
+        serve::Plan {
+            policy: policy.clone(),
+            audit: plan.audit.clone(),
+            assurance: plan.assessment.level,
+            within: site.agent_within()?,
+            drain: DRAIN,
+        },
     )?;
-    boundary.serve_namespaces(bound.namespaces())?;
-    let agent = policy.agent().clone();
-    let ledger = Arc::new(Ledger::default());
-    let passages = Passages::new(
-        boundary,
-        Arc::clone(&ledger),
-        plan.audit.clone(),
-        subject.clone(),
-        within.clone(),
-    )?;
-    let identify = Arc::new(KernelIdentity::new(boundary, agent, within, ledger)?);
-    bound
-        .stream_sockets()
-        .chain(bound.datagram_sockets())
-        .try_for_each(|socket| boundary.mark_listener(&socket))?;
-
-    let limits = Limits {
-        drain_timeout: DRAIN,
-        ..Limits::default()
-    };
-    let context = Context {
-        identify: Arc::clone(&identify) as _,
-        policy: Arc::new(ArcSwap::from_pointee(policy.clone())),
-        audit: plan.audit.clone(),
-        resolver: Resolver::system(limits.resolve_timeout)
-            .context("reading the system's DNS configuration")?,
-        limits,
-        assurance: plan.assessment.level,
-    };
     announce(&plan);
-
-    let drain = CancellationToken::new();
-    let tasks = TaskTracker::new();
-    let serving = tasks.spawn(bound.serve(Arc::new(context), drain.clone()));
-    tasks.spawn(denials.run(drain.clone()));
-    tasks.spawn(passages.run(drain.clone()));
-    tasks.spawn(purge(identify, drain.clone()));
 
     let status = supervise(&plan, site, port, open_files).await;
     // Whatever the command left behind ends with it, before the gateway does.
     let ended = site.end_agent();
-    drain.cancel();
-    tasks.close();
-    tasks.wait().await;
-    if let Ok(Err(error)) = serving.await {
+    if let Err(error) = serving.end().await {
         say::error(format_args!("the gateway failed: {error}"));
     }
     if let Err(error) = ended {
@@ -198,20 +149,6 @@ fn proxy_environment(port: u16) -> impl Iterator<Item = (&'static str, OsString)
         .map(move |name| (name, OsString::from(&proxy)))
         .chain(empty.into_iter().map(|name| (name, OsString::new())))
         .chain([("NODE_USE_ENV_PROXY", OsString::from("1"))])
-}
-
-async fn purge(identify: Arc<KernelIdentity>, stop: CancellationToken) {
-    let mut every = tokio::time::interval(PURGE_EVERY);
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = every.tick() => {}
-        }
-        let forgotten = identify.purge_abandoned();
-        if forgotten > 0 {
-            tracing::debug!(forgotten, "flows that never reached the gateway");
-        }
-    }
 }
 
 fn announce(plan: &Plan) {
