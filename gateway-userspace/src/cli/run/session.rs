@@ -1,10 +1,9 @@
 //! One run from its boundary to its exit status.
 
-use std::{ffi::OsString, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, ffi::OsString, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
-use tokio::process::Command;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{super::say, site::Site};
@@ -13,11 +12,16 @@ use crate::{
     audit::{Audit, Subject},
     config::Limits,
     dns::Resolver,
-    kernel::{AgentSpec, Boundary, Denials, KernelIdentity, Passages, forward_logs, netns_cookie},
+    kernel::{
+        AgentSpec, Boundary, Denials, KernelHeld, KernelIdentity, Passages, forward_logs,
+        netns_cookie,
+    },
     launch::{
-        assurance::Assessment,
+        assurance::{Assessment, assess},
         canary::Canary,
-        supervise::{exit_code, wait},
+        order::Order,
+        supervise::{Waiting, exit_code},
+        terminal,
         user::AgentUser,
     },
     ledger::Ledger,
@@ -38,6 +42,8 @@ pub(super) struct Plan {
     pub(super) assessment: Assessment,
     pub(super) audit: Audit,
     pub(super) command: Vec<OsString>,
+    /// Files and folders of Sluice's that the agent must not see.
+    pub(super) hide: Vec<PathBuf>,
 }
 
 /// Runs the command. An error means that it was not started.
@@ -78,18 +84,19 @@ async fn confine(plan: Plan, site: &Site, open_files: Option<u64>) -> anyhow::Re
 }
 
 async fn inside(
-    plan: Plan,
+    mut plan: Plan,
     site: &Site,
     boundary: &mut Boundary,
     bound: Bound,
     port: u16,
     open_files: Option<u64>,
 ) -> anyhow::Result<u8> {
-    let policy = &plan.policy;
     forward_logs(boundary);
-    if policy.mode() == Mode::Enforce {
+    if plan.policy.mode() == Mode::Enforce {
         Canary::set_out()?.check(&site.agent)?;
     }
+    let waiting = shut_in(&mut plan, site, port, open_files, KernelHeld::default()).await?;
+    let policy = &plan.policy;
     let subject = Subject {
         agent: policy.agent().clone(),
         assurance: plan.assessment.level,
@@ -143,7 +150,7 @@ async fn inside(
     tasks.spawn(passages.run(drain.clone()));
     tasks.spawn(purge(identify, drain.clone()));
 
-    let status = supervise(&plan, site, port, open_files).await;
+    let status = waiting.go().await.context("waiting for the command");
     // Whatever the command left behind ends with it, before the gateway does.
     let ended = site.end_agent();
     drain.cancel();
@@ -155,31 +162,50 @@ async fn inside(
     if let Err(error) = ended {
         tracing::warn!(%error, "ending what the command left behind");
     }
-    status
+    status.map(exit_code)
 }
 
-/// Starts the command and waits for it.
-async fn supervise(
-    plan: &Plan,
+/// Starts the agent's first process, which waits for the word, and judges what was reached.
+async fn shut_in(
+    plan: &mut Plan,
     site: &Site,
     port: u16,
     open_files: Option<u64>,
-) -> anyhow::Result<u8> {
-    let mut agent = Command::new("/proc/self/exe")
-        .arg("enter")
-        .arg("--cgroup")
-        .arg(site.agent.path())
-        .args(["--uid", &plan.user.uid.to_string()])
-        .args(["--gid", &plan.user.gid.to_string()])
-        .args(open_files.map(|limit| format!("--open-files={limit}")))
-        .arg("--")
-        .args(&plan.command)
-        .envs(plan.user.environment(site.scratch())?)
-        .envs(proxy_environment(port))
-        .spawn()
-        .context("starting the command")?;
-    let status = wait(&mut agent).await.context("waiting for the command")?;
-    Ok(exit_code(status))
+    held: KernelHeld,
+) -> anyhow::Result<Waiting> {
+    let within = site.agent_within()?;
+    let order = order(plan, site, port, open_files)?;
+    let waiting = Waiting::begin(&order, &within).await?;
+    plan.assessment = assess(&plan.policy, &plan.user, held, &waiting.shut);
+    plan.assessment.meets_floor(&plan.policy)?;
+    Ok(waiting)
+}
+
+/// What the agent's first process is to do.
+fn order(plan: &Plan, site: &Site, port: u16, open_files: Option<u64>) -> anyhow::Result<Order> {
+    let mut environment: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
+    let user = plan.user.environment(site.scratch())?;
+    let own = user.into_iter().chain(proxy_environment(port));
+    environment.extend(own.map(|(name, value)| (name.into(), value)));
+    let process = plan.policy.process();
+    Ok(Order {
+        cgroup: site.agent.path().to_owned(),
+        uid: plan.user.uid.as_raw(),
+        gid: plan.user.gid.as_raw(),
+        open_files,
+        scratch: site.scratch().to_owned(),
+        run: process.run.clone(),
+        hide: plan.hide.clone(),
+        read: process.read.clone(),
+        write: process.write.clone(),
+        ptrace: process.ptrace,
+        user_namespaces: process.user_namespaces,
+        io_uring: process.io_uring,
+        unix: true,
+        terminal: terminal::standard(),
+        command: plan.command.clone(),
+        environment: environment.into_iter().collect(),
+    })
 }
 
 /// What makes programs that ask for a proxy find the gateway. None of it is needed.
@@ -220,6 +246,6 @@ fn announce(plan: &Plan) {
         assessment.level.label(),
     ));
     for open in &assessment.open {
-        tracing::info!(open, "not closed");
+        say::line(format_args!("open: {open}"));
     }
 }

@@ -53,6 +53,7 @@ pub(super) static ROOT: Table = Table {
         built("mode", "mode = \"enforce\""),
         built("assurance", "assurance = \"confined\""),
         built("network", "[network]"),
+        built("process", "[process]"),
         built("dns", "[dns]"),
         built("egress", "[[egress]]"),
         built("upstream", "[upstream]"),
@@ -90,6 +91,19 @@ pub(super) static NETWORK: Table = Table {
 
 /// What to say to `loopback = "self"`.
 pub(super) const LOOPBACK_SELF: &str = "list the ports of the agent's own listeners";
+
+/// `[process]`.
+pub(super) static PROCESS: Table = Table {
+    what: "key of [process]",
+    keys: &[
+        built("ptrace", "ptrace = true"),
+        built("user_namespaces", "user_namespaces = true"),
+        built("io_uring", "io_uring = true"),
+        built("run", "run = [\"/run/secrets\"]"),
+        built("read", "read = [\"/usr\", \"/srv/work\"]"),
+        built("write", "write = [\"/srv/work\"]"),
+    ],
+};
 
 /// `[dns]`.
 pub(super) static DNS: Table = Table {
