@@ -40,7 +40,7 @@ pub use report::{PolicyErrors, Problem};
 pub use rule::{Outcome, Rule, Target, Traffic};
 pub(crate) use settings::Word;
 pub use settings::{
-    Direct, Dns, DnsMode, Inbound, Mode, Network, ProcessSettings, UnixSockets, Upstream,
+    Direct, Dns, DnsMode, Inbound, Mode, Network, ProcessPolicy, UnixSockets, Upstream,
 };
 
 use index::Index;
@@ -64,7 +64,7 @@ struct Compiled {
     mode: Mode,
     assurance: Assurance,
     network: Network,
-    process: ProcessSettings,
+    process: ProcessPolicy,
     dns: Dns,
     upstream: Upstream,
     rules: Vec<Rule>,
@@ -139,9 +139,9 @@ impl Policy {
         &self.inner.network
     }
 
-    /// `[process]`.
+    /// What the launcher leaves to the agent's processes.
     #[must_use]
-    pub fn process(&self) -> &ProcessSettings {
+    pub fn process(&self) -> &ProcessPolicy {
         &self.inner.process
     }
 

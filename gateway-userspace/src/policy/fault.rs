@@ -109,6 +109,19 @@ pub enum Fault {
     /// More rules than a policy may have.
     #[error("more than {RULES_MAX} rules")]
     TooManyRules,
+    /// No path that means one place only.
+    #[error("`{text}` in `{key}` {why}")]
+    Place {
+        /// The key.
+        key: &'static str,
+        /// As written.
+        text: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// More paths than a list may have.
+    #[error("more than {} paths in `{_0}`", super::settings::PLACES_MAX)]
+    TooManyPlaces(&'static str),
     /// No port.
     #[error("{0} is not a port")]
     Port(String),
@@ -235,6 +248,8 @@ impl Fault {
             | Self::UnixName(_)
             | Self::TooManyUnix
             | Self::UnixAny
+            | Self::Place { .. }
+            | Self::TooManyPlaces(_)
             | Self::NoTarget
             | Self::TwoTargets
             | Self::NotForTcp(_)
@@ -292,6 +307,8 @@ impl Fault {
                 "put hosts that are allowed the same into one rule, or use wildcards"
             }
             Self::Port(_) => "ports go from 1 to 65535",
+            Self::Place { .. } => "write a path from the root without `..`, e.g. \"/srv/work\"",
+            Self::TooManyPlaces(_) => "name the folders that hold them instead",
             Self::TooManyLoopback => {
                 "list only the ports that the agent needs; each is a way past the gateway"
             }

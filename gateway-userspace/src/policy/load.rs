@@ -17,6 +17,7 @@ use super::{
 use crate::names::{AgentId, PolicyDigest};
 
 mod egress;
+mod process;
 mod reader;
 mod schema;
 mod sections;
@@ -116,7 +117,7 @@ fn compile(
         root.section("network", &schema::NETWORK, problems),
         problems,
     );
-    let process = sections::process(
+    let process = process::process(
         root.section("process", &schema::PROCESS, problems),
         problems,
     );

@@ -8,7 +8,7 @@ use super::{on_terminal, print, rendered};
 use crate::{
     names::{AgentId, PolicyDigest},
     policy::{
-        Direct, Dns, DnsMode, Inbound, Mode, Network, Policy, PolicyErrors, ProcessSettings,
+        Direct, Dns, DnsMode, Inbound, Mode, Network, Policy, PolicyErrors, ProcessPolicy,
         Severity, UnixSockets, Word as _,
     },
 };
@@ -43,7 +43,7 @@ struct Summary {
     assurance: &'static str,
     rules: usize,
     network: Network,
-    process: ProcessSettings,
+    process: ProcessPolicy,
     dns: &'static str,
 }
 

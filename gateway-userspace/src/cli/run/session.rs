@@ -1,19 +1,20 @@
 //! One run from its boundary to its exit status.
 
-use std::{ffi::OsString, time::Duration};
+use std::{collections::BTreeMap, ffi::OsString, path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
-use tokio::process::Command;
 
 use super::{super::say, site::Site};
 use crate::{
     app::{BindConfig, Bound, Gateway},
     audit::Audit,
-    kernel::{AgentSpec, Boundary, check_unix_paths, forward_logs},
+    kernel::{AgentSpec, Boundary, KernelHeld, check_unix_paths, forward_logs},
     launch::{
-        assurance::Assessment,
+        assurance::{Assessment, assess},
         canary::Canary,
-        supervise::{exit_code, wait},
+        order::Order,
+        supervise::{Waiting, exit_code},
+        terminal,
         user::AgentUser,
     },
     open_files,
@@ -31,6 +32,8 @@ pub(super) struct Plan {
     pub(super) assessment: Assessment,
     pub(super) audit: Audit,
     pub(super) command: Vec<OsString>,
+    /// Files and folders of Sluice's that the agent must not see.
+    pub(super) hide: Vec<PathBuf>,
 }
 
 /// Runs the command. An error means that it was not started.
@@ -77,23 +80,24 @@ async fn confine(plan: Plan, site: &Site, open_files: Option<u64>) -> anyhow::Re
 }
 
 async fn inside(
-    plan: Plan,
+    mut plan: Plan,
     site: &Site,
     boundary: &mut Boundary,
     bound: Bound,
     port: u16,
     open_files: Option<u64>,
 ) -> anyhow::Result<u8> {
-    let policy = &plan.policy;
     forward_logs(boundary);
-    if policy.mode() == Mode::Enforce {
+    if plan.policy.mode() == Mode::Enforce {
         Canary::set_out()?.check(&site.agent)?;
     }
+    let held = boundary.held();
+    let waiting = shut_in(&mut plan, site, port, open_files, held).await?;
     let serving = Serving::begin(
         boundary,
         bound,
         serve::Plan {
-            policy: policy.clone(),
+            policy: plan.policy.clone(),
             audit: plan.audit.clone(),
             assurance: plan.assessment.level,
             within: site.agent_within()?,
@@ -102,7 +106,7 @@ async fn inside(
     )?;
     announce(&plan);
 
-    let status = supervise(&plan, site, port, open_files).await;
+    let status = waiting.go().await.context("waiting for the command");
     // Whatever the command left behind ends with it, before the gateway does.
     let ended = site.end_agent();
     if let Err(error) = serving.end().await {
@@ -111,31 +115,50 @@ async fn inside(
     if let Err(error) = ended {
         tracing::warn!(%error, "ending what the command left behind");
     }
-    status
+    status.map(exit_code)
 }
 
-/// Starts the command and waits for it.
-async fn supervise(
-    plan: &Plan,
+/// Starts the agent's first process, which waits for the word, and judges what was reached.
+async fn shut_in(
+    plan: &mut Plan,
     site: &Site,
     port: u16,
     open_files: Option<u64>,
-) -> anyhow::Result<u8> {
-    let mut agent = Command::new("/proc/self/exe")
-        .arg("enter")
-        .arg("--cgroup")
-        .arg(site.agent.path())
-        .args(["--uid", &plan.user.uid.to_string()])
-        .args(["--gid", &plan.user.gid.to_string()])
-        .args(open_files.map(|limit| format!("--open-files={limit}")))
-        .arg("--")
-        .args(&plan.command)
-        .envs(plan.user.environment(site.scratch())?)
-        .envs(proxy_environment(port))
-        .spawn()
-        .context("starting the command")?;
-    let status = wait(&mut agent).await.context("waiting for the command")?;
-    Ok(exit_code(status))
+    held: KernelHeld,
+) -> anyhow::Result<Waiting> {
+    let within = site.agent_within()?;
+    let order = order(plan, site, port, open_files)?;
+    let waiting = Waiting::begin(&order, &within).await?;
+    plan.assessment = assess(&plan.policy, &plan.user, held, &waiting.shut);
+    plan.assessment.meets_floor(&plan.policy)?;
+    Ok(waiting)
+}
+
+/// What the agent's first process is to do.
+fn order(plan: &Plan, site: &Site, port: u16, open_files: Option<u64>) -> anyhow::Result<Order> {
+    let mut environment: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
+    let user = plan.user.environment(site.scratch())?;
+    let own = user.into_iter().chain(proxy_environment(port));
+    environment.extend(own.map(|(name, value)| (name.into(), value)));
+    let process = plan.policy.process();
+    Ok(Order {
+        cgroup: site.agent.path().to_owned(),
+        uid: plan.user.uid.as_raw(),
+        gid: plan.user.gid.as_raw(),
+        open_files,
+        scratch: site.scratch().to_owned(),
+        run: process.run.clone(),
+        hide: plan.hide.clone(),
+        read: process.read.clone(),
+        write: process.write.clone(),
+        ptrace: process.ptrace,
+        user_namespaces: process.user_namespaces,
+        io_uring: process.io_uring,
+        unix: true,
+        terminal: terminal::standard(),
+        command: plan.command.clone(),
+        environment: environment.into_iter().collect(),
+    })
 }
 
 /// What makes programs that ask for a proxy find the gateway. None of it is needed.
@@ -162,6 +185,6 @@ fn announce(plan: &Plan) {
         assessment.level.label(),
     ));
     for open in &assessment.open {
-        tracing::info!(open, "not closed");
+        say::line(format_args!("open: {open}"));
     }
 }

@@ -89,7 +89,15 @@ pub(super) static NETWORK: Table = Table {
 /// `[process]`.
 pub(super) static PROCESS: Table = Table {
     what: "key of [process]",
-    keys: &[built("devices", "devices = [\"/dev/nvidia0\"]")],
+    keys: &[
+        built("ptrace", "ptrace = true"),
+        built("user_namespaces", "user_namespaces = true"),
+        built("io_uring", "io_uring = true"),
+        built("devices", "devices = [\"/dev/nvidia0\"]"),
+        built("run", "run = [\"/run/secrets\"]"),
+        built("read", "read = [\"/usr\", \"/srv/work\"]"),
+        built("write", "write = [\"/srv/work\"]"),
+    ],
 };
 
 /// `[dns]`.

@@ -17,8 +17,8 @@ use super::reader::{Section, not_a};
 use crate::{
     names::HostName,
     policy::{
-        Dns, Fault, Network, ProcessSettings, Rule, UnixSockets, Upstream, index::Index,
-        report::Problems, settings::record_type,
+        Dns, Fault, Network, Rule, UnixSockets, Upstream, index::Index, report::Problems,
+        settings::record_type,
     },
 };
 
@@ -120,10 +120,10 @@ fn loopback(mut section: Section<'_>, problems: &mut Problems) -> (Vec<u16>, boo
 }
 
 /// `[process]`.
-pub(super) fn process(mut section: Section<'_>, problems: &mut Problems) -> ProcessSettings {
-    let mut settings = ProcessSettings::default();
+pub(super) fn devices(section: &mut Section<'_>, problems: &mut Problems) -> Vec<String> {
+    let mut devices = Vec::new();
     let Some(list) = section.take::<Vec<Spanned<String>>>("devices", problems) else {
-        return settings;
+        return devices;
     };
     if list.get_ref().len() > DEVICES_MAX {
         problems.add(Fault::TooManyDevices, list.span());
@@ -134,12 +134,12 @@ pub(super) fn process(mut section: Section<'_>, problems: &mut Problems) -> Proc
         if let Some(first) = seen.insert(text, entry.span()) {
             duplicate("devices", text.to_owned(), entry.span(), first, problems);
         } else if is_plain_path(text) {
-            settings.devices.push(text.to_owned());
+            devices.push(text.to_owned());
         } else {
             problems.add(Fault::DevicePath(text.to_owned()), entry.span());
         }
     }
-    settings
+    devices
 }
 
 /// Whether this is an absolute path in its plainest form.
