@@ -19,7 +19,7 @@ use crate::{
     ctx::{self, Call, PASS},
     emit::{self, Facts},
     gateway,
-    maps::{self, FLOWS},
+    maps::{self, FLOWS, NAMESPACES},
     own,
 };
 
@@ -86,10 +86,23 @@ fn verdict(ctx: &SockAddrContext, config: &AgentConfig, call: &Call) -> Verdict 
             if gateway::listens(ctx, config, &call.endpoint, call.protocol) {
                 verdict
             } else {
-                Verdict::Refuse(Reason::GatewayDown)
+                Verdict::Refuse(without_gateway(ctx))
             }
         }
         Verdict::Pass(_) | Verdict::Refuse(_) => verdict,
+    }
+}
+
+/// Why there is no gateway for this call.
+#[inline(always)]
+fn without_gateway(ctx: &SockAddrContext) -> Reason {
+    // SAFETY: the helper takes this hook's context and answers a number.
+    let namespace = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
+    // SAFETY: nobody reads through the pointer.
+    if unsafe { NAMESPACES.get(namespace) }.is_some() {
+        Reason::GatewayDown
+    } else {
+        Reason::UnknownNamespace
     }
 }
 

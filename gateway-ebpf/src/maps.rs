@@ -8,7 +8,7 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use gateway_common::{
-    DENIALS_RING_BYTES, PASSAGES_RING_BYTES, TUPLES_MAX,
+    DENIALS_RING_BYTES, NAMESPACES_MAX, PASSAGES_RING_BYTES, TUPLES_MAX,
     agent::{
         AgentConfig, DEVICES_MAX, Device, FEATURE_DEVICES, LOOPBACK_WORDS, LoopbackPorts,
         loopback_bit,
@@ -64,6 +64,12 @@ pub(crate) static INBOUND: SkStorage<u32> = SkStorage::new();
 /// Marks the gateway's sockets. Written by the daemon alone, read by connect and sendmsg.
 #[btf_map]
 pub(crate) static LISTENERS: SkStorage<u32> = SkStorage::new();
+
+/// Cookies of the network namespaces that the gateway serves. Written by the daemon alone, read
+/// where a call is refused, to say why: what a call needs is a marked listener in its own
+/// namespace, and this map lets nothing through.
+#[btf_map]
+pub(crate) static NAMESPACES: HashMap<u64, u32, { NAMESPACES_MAX as usize }> = HashMap::new();
 
 /// Flow of an accepted connection. Written by `gateway_ops`, read by the daemon by descriptor.
 #[btf_map]

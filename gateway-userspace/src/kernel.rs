@@ -24,7 +24,7 @@ mod unix;
 
 pub use abi::netns_cookie;
 pub use boundary::{AGENT_PROGRAMS, Boundary, BoundaryError, GATEWAY_PROGRAM, OPTIONAL_PROGRAMS};
-pub use denials::Denials;
+pub use denials::{Denials, NSCD};
 pub use devices::DeviceError;
 pub use flows::KernelIdentity;
 pub use held::KernelHeld;

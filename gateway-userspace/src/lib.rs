@@ -12,6 +12,7 @@ pub mod kernel;
 pub mod launch;
 pub mod ledger;
 pub mod names;
+pub mod netns;
 pub mod open_files;
 pub mod policy;
 pub mod proxy;

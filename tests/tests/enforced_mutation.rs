@@ -10,6 +10,7 @@ use std::{
 
 use gateway_userspace::kernel::{AGENT_PROGRAMS, GATEWAY_PROGRAM, OPTIONAL_PROGRAMS, probe};
 use sluice_tests::{
+    deadline::in_vain,
     skip,
     vector::{Attempt, marker},
     vectors::{
@@ -274,7 +275,7 @@ fn attempt(session: &mut Session, world: &World) -> Attempt {
     }
     let port = attempt.seen.expect("a place").port();
     let door = SocketAddr::from((NODE4, port));
-    let knock = || TcpStream::connect_timeout(&door, KNOCK);
+    let knock = || TcpStream::connect_timeout(&door, in_vain(KNOCK));
     drop(world.origin.run(knock));
     session.go().expect("it goes on");
     next(session)

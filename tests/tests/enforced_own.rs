@@ -277,7 +277,7 @@ fn a_thief_on_the_port_of_a_listener_that_ended_gets_nothing() -> Result<()> {
     // It could have been: somebody outside gets there.
     let mut own = world
         .node
-        .run(|| TcpStream::connect((Ipv4Addr::LOCALHOST, port)))?;
+        .run(|| TcpStream::connect_timeout(&(Ipv4Addr::LOCALHOST, port).into(), KNOCK))?;
     own.write_all(b"x")?;
     let (mut got, _) = wait_for("the control", || Ok(thief.accept().ok()))?;
     got.set_nonblocking(false)?;

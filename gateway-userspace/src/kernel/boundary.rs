@@ -7,7 +7,7 @@ use std::{
 
 use aya::{
     Ebpf, EbpfError,
-    maps::{MapData, MapError, SkStorage},
+    maps::{HashMap, MapData, MapError, SkStorage},
     programs::{
         ProgramError,
         links::{LinkError, PinnedLink},
@@ -265,6 +265,23 @@ impl Boundary {
         let mut storage = SkStorage::<_, u32>::try_from(map).map_err(map_error(MAP))?;
         storage
             .insert(socket, LISTENER_MARK, 0)
+            .map_err(map_error(MAP))
+    }
+
+    /// Says that the gateway listens in these network namespaces, given by their cookies.
+    ///
+    /// # Errors
+    /// If there are more than [`gateway_common::NAMESPACES_MAX`].
+    pub fn serve_namespaces(
+        &mut self,
+        cookies: impl IntoIterator<Item = u64>,
+    ) -> Result<(), BoundaryError> {
+        const MAP: &str = "NAMESPACES";
+        let map = self.ebpf.map_mut(MAP).ok_or(BoundaryError::Missing(MAP))?;
+        let mut served = HashMap::<_, u64, u32>::try_from(map).map_err(map_error(MAP))?;
+        cookies
+            .into_iter()
+            .try_for_each(|cookie| served.insert(cookie, 1, 0))
             .map_err(map_error(MAP))
     }
 

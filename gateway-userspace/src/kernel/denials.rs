@@ -31,6 +31,9 @@ use super::{
 };
 use crate::audit::{Audit, Blame, Kind, Outcome, Record, Subject};
 
+/// Where glibc looks for the name service cache, in each program that asks for a user or a host.
+pub const NSCD: &str = "/var/run/nscd/socket";
+
 /// How often folded refusals are told that no other followed.
 const SETTLE_EVERY: Duration = Duration::from_secs(1);
 
@@ -50,6 +53,8 @@ pub struct Denials {
     totals: HashMap<(u32, u32), u64>,
     /// How many more times to settle. Nothing is folded that no event came before.
     restless: u8,
+    /// A refusal that is expected of every program, and how often it came up again.
+    habitual: Option<(Record, u64)>,
 }
 
 impl Denials {
@@ -76,6 +81,7 @@ impl Denials {
             malformed: 0,
             totals: HashMap::new(),
             restless: RESTLESS,
+            habitual: None,
         };
         while let Some(item) = denials.ring.get_mut().next() {
             if let Some((event, _)) = read(&item) {
@@ -118,6 +124,7 @@ impl Denials {
         self.drain();
         let lost = self.tally.lost_for_good();
         self.record_loss(lost);
+        self.record_habitual();
         self.record_remaining();
     }
 
@@ -138,13 +145,49 @@ impl Denials {
                     if let Some(name) = name.as_ref().and_then(unix_name) {
                         record.path = Some(name);
                     }
-                    self.write(record);
+                    if let Some(record) = self.habit(record) {
+                        self.write(record);
+                    }
                 }
                 None => self.malformed += 1,
             }
         }
         let malformed = std::mem::take(&mut self.malformed);
         self.record_loss(malformed);
+    }
+
+    /// Holds back what every program does by habit, but for the first time: its C library asks
+    /// [`NSCD`] for names and goes on without. The others are told in one record at the end.
+    fn habit(&mut self, mut record: Record) -> Option<Record> {
+        if record.path.as_deref() != Some(NSCD) {
+            return Some(record);
+        }
+        record.hint = Some(format!(
+            "the C library of each program asks this socket first and goes on without; \
+             further times are told together at the end. {}",
+            record.hint.unwrap_or_default()
+        ));
+        let Some(held) = &mut self.habitual else {
+            let mut next = record.clone();
+            next.process = None;
+            next.repeated = 0;
+            self.habitual = Some((next, 0));
+            return Some(record);
+        };
+        held.1 += 1 + record.repeated;
+        None
+    }
+
+    /// Tells how often [`Self::habit`] held something back.
+    fn record_habitual(&mut self) {
+        if let Some((mut record, count)) = self.habitual.take()
+            && count > 0
+        {
+            record.time = Timestamp::now();
+            record.event = uuid::Uuid::now_v7();
+            record.repeated = count - 1;
+            self.write(record);
+        }
     }
 
     fn describe(&self, event: &Event, hook: Hook, reason: Reason, repeated: u64) -> Record {

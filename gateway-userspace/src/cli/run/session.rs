@@ -15,7 +15,6 @@ use crate::{
     dns::Resolver,
     kernel::{
         AgentSpec, Boundary, Denials, KernelIdentity, Passages, check_unix_paths, forward_logs,
-        netns_cookie,
     },
     launch::{
         assurance::Assessment,
@@ -67,6 +66,7 @@ async fn confine(plan: Plan, site: &Site, open_files: Option<u64>) -> anyhow::Re
         port: 0,
         addresses: vec![std::net::Ipv4Addr::LOCALHOST.into()],
         optional: vec![std::net::Ipv6Addr::LOCALHOST.into()],
+        namespaces: Vec::new(),
     })?;
     let port = bound
         .addresses()
@@ -110,10 +110,7 @@ async fn inside(
         subject.clone(),
         within.clone(),
     )?;
-    let netns = match bound.stream_sockets().next() {
-        Some(socket) => netns_cookie(&socket).context("reading the network namespace's cookie")?,
-        None => anyhow::bail!("the gateway has no socket"),
-    };
+    boundary.serve_namespaces(bound.namespaces())?;
     let agent = policy.agent().clone();
     let ledger = Arc::new(Ledger::default());
     let passages = Passages::new(
@@ -123,7 +120,7 @@ async fn inside(
         subject.clone(),
         within.clone(),
     )?;
-    let identify = Arc::new(KernelIdentity::new(boundary, agent, within, netns, ledger)?);
+    let identify = Arc::new(KernelIdentity::new(boundary, agent, within, ledger)?);
     bound
         .stream_sockets()
         .chain(bound.datagram_sockets())
