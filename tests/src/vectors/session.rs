@@ -304,15 +304,6 @@ impl Bench {
     }
 }
 
-/// A way to make network interfaces, for those who may: everybody may open it.
-fn make_device(path: &Path) -> anyhow::Result<()> {
-    use nix::sys::stat::{Mode, SFlag, makedev, mknod};
-    const TUN: (u64, u64) = (10, 200);
-    mknod(path, SFlag::S_IFCHR, Mode::empty(), makedev(TUN.0, TUN.1)).context("making a device")?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o666))?;
-    Ok(())
-}
-
 /// How a command is given these credentials.
 fn credentials(who: Who) -> Vec<String> {
     let nobody = NOBODY.to_string();
@@ -324,6 +315,15 @@ fn credentials(who: Who) -> Vec<String> {
     };
     let setpriv = ["setpriv"].into_iter().chain(options.iter().copied());
     setpriv.chain(["--"]).map(str::to_owned).collect()
+}
+
+/// A way to make network interfaces, for those who may: everybody may open it.
+fn make_device(path: &Path) -> anyhow::Result<()> {
+    use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+    const TUN: (u64, u64) = (10, 200);
+    mknod(path, SFlag::S_IFCHR, Mode::empty(), makedev(TUN.0, TUN.1)).context("making a device")?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o666))?;
+    Ok(())
 }
 
 /// The `sluice` under test.
