@@ -326,8 +326,8 @@ pub const ROWS: &[Row] = &[
         refused(libc::EPERM, "egress", "extension_header"),
     )
     .unless(&[libc::EINVAL]),
-    Row::both("srr-tcp", OPTION).by_root(fails(libc::EPERM)),
-    Row::both("srr-udp", OPTION).by_root(fails(libc::EPERM)),
+    Row::both("srr-tcp", OPTION).by_root(OPTION),
+    Row::both("srr-udp", OPTION).by_root(OPTION),
     Row::both("srr-cmsg", refused(libc::EPERM, "egress", "header_options"))
         .by_root(fails(libc::EPERM)),
 ];

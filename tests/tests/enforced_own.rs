@@ -277,7 +277,7 @@ fn a_thief_on_the_port_of_a_listener_that_ended_gets_nothing() -> Result<()> {
     // It could have been: somebody outside gets there.
     let mut own = world
         .node
-        .run(|| TcpStream::connect((Ipv4Addr::LOCALHOST, port)))?;
+        .run(|| TcpStream::connect_timeout(&(Ipv4Addr::LOCALHOST, port).into(), KNOCK))?;
     own.write_all(b"x")?;
     let (mut got, _) = wait_for("the control", || Ok(thief.accept().ok()))?;
     got.set_nonblocking(false)?;
@@ -304,8 +304,15 @@ fn a_real_server_is_reached_by_a_real_client() -> Result<()> {
         for record in &finished.records {
             // The C library asks a cache of names, by a unix socket, before anything else.
             let other = field(record, "reason") == "unix_socket";
-            ensure!(other || field(record, "kind") != "direct", "{record:#}");
+            ensure!(other || field(record, "outcome") != "deny", "{record:#}");
         }
+        let own = finished.records_with(&[
+            ("kind", "direct"),
+            ("outcome", "allow"),
+            ("reason", "own_loopback"),
+            ("process.comm", "curl"),
+        ]);
+        ensure!(own.len() == hosts.len(), "{bind}: {finished:?}");
     }
     Ok(())
 }

@@ -195,10 +195,10 @@ fn loopback(network: &Network) -> String {
     let ports: Vec<String> = network.loopback.iter().map(u16::to_string).collect();
     match (network.own_loopback, ports.is_empty()) {
         (false, true) => "none: no local port but the gateway's".into(),
-        (true, true) => "self: the agent's own TCP listeners, unrecorded".into(),
-        (false, false) => format!("{}: reached past the gateway, unrecorded", ports.join(", ")),
+        (true, true) => "self: the agent's own TCP listeners, past the gateway".into(),
+        (false, false) => format!("{}: reached past the gateway", ports.join(", ")),
         (true, false) => format!(
-            "self, {}: the agent's own TCP listeners and these ports, past the gateway, unrecorded",
+            "self, {}: the agent's own TCP listeners and these ports, past the gateway",
             ports.join(", ")
         ),
     }
