@@ -177,6 +177,10 @@ fn start(order: &Order, terminal: Option<&OwnedFd>) -> Result<Infallible, ExitCo
     if let Err(error) = has_terminal {
         return Err(super::enter::fail(EnterError::Terminal(error)));
     }
+    // The terminal is its own by now, so that nothing stops it for having asked.
+    if let Err(error) = SigSet::empty().thread_set_mask() {
+        return Err(super::enter::fail(EnterError::Session(error)));
+    }
     // Whatever was left open stays behind: a socket made outside is a way out.
     close_fds::set_fds_cloexec(3, &[]);
     let Some((program, arguments)) = order.command.split_first() else {
