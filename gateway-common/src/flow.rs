@@ -11,6 +11,8 @@ pub const KIND_EXPLICIT: u8 = 2;
 
 /// The agent connected to another local port that policy declares.
 pub const KIND_LOCAL: u8 = 3;
+/// The agent connected to a listener of its own.
+pub const KIND_OWN: u8 = 5;
 /// The agent went past the gateway, and observe mode let it.
 pub const KIND_OBSERVED: u8 = 4;
 

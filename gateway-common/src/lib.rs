@@ -12,6 +12,7 @@ pub mod endpoint;
 pub mod event;
 pub mod flow;
 pub mod packet;
+pub mod passage;
 pub mod reason;
 pub mod verdict;
 
@@ -26,7 +27,11 @@ pub const ABI_VERSION: u32 = 2;
 pub const TUPLES_MAX: u32 = 16_384;
 
 /// Bytes in the ring that carries denials to user space. A power of two, page-aligned.
-pub const DENIALS_RING_BYTES: u32 = 1 << 20;
+pub const DENIALS_RING_BYTES: u32 = 1 << 18;
+
+/// Bytes in the ring that carries the kernel's ledger to user space. A power of two, page-aligned.
+/// An entry without room is a connection that the gateway will refuse.
+pub const PASSAGES_RING_BYTES: u32 = 1 << 19;
 
 /// Denials of one reason that one CPU reports at once before it starts to fold repeats.
 pub const EVENT_BURST: u64 = 64;

@@ -93,6 +93,8 @@ reasons! {
     Device = 49, "device";
     /// A network namespace in which the gateway has no listener.
     UnknownNamespace = 50, "unknown_namespace";
+    /// No room in the ledger of what is let through, so it is not let through.
+    LedgerFull = 51, "ledger_full";
     /// A process left the agent's cgroup; it was killed.
     LeftCgroup = 56, "left_cgroup";
     /// A socket of a family that no other hook sees.

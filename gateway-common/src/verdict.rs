@@ -68,6 +68,7 @@ pub const fn errno(reason: Reason) -> i32 {
         | Reason::Destination
         | Reason::InboundRefused
         | Reason::FlowTableFull
+        | Reason::LedgerFull
         | Reason::GroupMembership
         | Reason::UnixSocket
         | Reason::BindAddress

@@ -6,11 +6,13 @@
 use std::{fmt::Write as _, mem};
 
 use gateway_common::{
-    ABI_VERSION, DENIALS_RING_BYTES, LISTENER_MARK, LOOPBACK_PORTS_MAX, TUPLES_MAX,
+    ABI_VERSION, DENIALS_RING_BYTES, LISTENER_MARK, LOOPBACK_PORTS_MAX, PASSAGES_RING_BYTES,
+    TUPLES_MAX,
     agent::{AgentConfig, LoopbackPorts},
     endpoint::Endpoint,
     event::{Event, Fold, Hook},
     flow::{Flow, Task, Tuple},
+    passage::Passage,
     reason::Reason,
 };
 
@@ -39,6 +41,7 @@ fn dump() -> String {
     writeln!(text, "abi {ABI_VERSION}").expect("a String takes it all");
     writeln!(text, "tuples {TUPLES_MAX}").expect("a String takes it all");
     writeln!(text, "denials_ring_bytes {DENIALS_RING_BYTES}").expect("a String takes it all");
+    writeln!(text, "passages_ring_bytes {PASSAGES_RING_BYTES}").expect("a String takes it all");
     writeln!(text, "loopback_ports {LOOPBACK_PORTS_MAX}").expect("a String takes it all");
     writeln!(text, "loopback_ports_size {}", size_of::<LoopbackPorts>())
         .expect("a String takes it all");
@@ -79,6 +82,12 @@ fn dump() -> String {
         [
             time_ns, cookie, netns, task, original, agent, kind, protocol, zero,
         ]
+    );
+    layout!(
+        text,
+        Passage,
+        Passage::new_zeroed(),
+        [abi, cpu, sequence, flow, token, zero]
     );
     layout!(
         text,

@@ -7,8 +7,8 @@
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{
-        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
-        BPF_SOCK_OPS_TCP_CONNECT_CB, bpf_sock,
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB,
+        BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB, bpf_sock,
     },
     helpers::bpf_get_netns_cookie,
     programs::SockOpsContext,
@@ -42,6 +42,8 @@ pub(crate) fn agent(ctx: &SockOpsContext) -> u32 {
     }
     if op == BPF_SOCK_OPS_TCP_CONNECT_CB {
         publish_connection(ctx, &ends);
+    } else if op == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB {
+        enter_connection(ctx, &ends);
     } else if op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB {
         // Without room the connection is no inbound one, and its packets are refused.
         ctx::store(&INBOUND, ends.sk.cast(), &1);
@@ -96,31 +98,62 @@ fn publish_connection(ctx: &SockOpsContext, ends: &Ends) {
     }
     let key = tuple(flow, TCP, ends.local, ends.remote, 0);
     if TUPLES.insert(key, flow, 0).is_err() {
-        let facts = Facts {
-            task: flow.task,
-            source: ends.local,
-            destination: flow.original,
-            cookie: flow.cookie,
-            family: 0,
-            socket_type: 0,
-            protocol: u16::from(TCP),
-        };
-        let config = maps::agent();
-        emit::refusal(ctx, &config, Hook::AgentOps, Reason::FlowTableFull, &facts);
-        return;
+        return refuse_connection(ctx, flow, ends, Reason::FlowTableFull);
     }
     // Asks for the callback above, in case the gateway never accepts.
     ctx.set_cb_flags(BPF_SOCK_OPS_STATE_CB_FLAG as i32).ok();
 }
 
-/// Publishes the flow of one DNS question. Answers whether there was room, and a flow.
+/// Enters an established connection into the ledger.
+///
+/// The gateway's end follows only on the acknowledgement that is yet to be sent. So a connection
+/// for which there is no room is taken back: nobody is on the line, and the gateway closes it.
 #[inline(always)]
-pub(crate) fn publish_datagram(header: &Header, token: u16, sk: *mut bpf_sock) -> bool {
+fn enter_connection(ctx: &SockOpsContext, ends: &Ends) {
+    let Some(flow) = ctx::stored(&FLOWS, ends.sk.cast()) else {
+        return;
+    };
+    if emit::passage(flow, 0) {
+        return;
+    }
+    TUPLES
+        .remove(tuple(flow, TCP, ends.local, ends.remote, 0))
+        .ok();
+    refuse_connection(ctx, flow, ends, Reason::LedgerFull);
+}
+
+/// Reports a connection that the gateway will refuse.
+#[inline(always)]
+fn refuse_connection(ctx: &SockOpsContext, flow: &Flow, ends: &Ends, reason: Reason) {
+    let facts = Facts {
+        task: flow.task,
+        source: ends.local,
+        destination: flow.original,
+        cookie: flow.cookie,
+        family: 0,
+        socket_type: 0,
+        protocol: u16::from(TCP),
+    };
+    let config = maps::agent();
+    emit::refusal(ctx, &config, Hook::AgentOps, reason, &facts);
+}
+
+/// Publishes the flow of one DNS question and enters it into the ledger. Answers why the question
+/// may not go on, if it may not.
+#[inline(always)]
+pub(crate) fn publish_datagram(header: &Header, token: u16, sk: *mut bpf_sock) -> Option<Reason> {
     let Some(flow) = ctx::stored(&FLOWS, sk.cast()) else {
-        return false;
+        return Some(Reason::FlowTableFull);
     };
     let key = tuple(flow, UDP, header.source, header.destination, token);
-    TUPLES.insert(key, flow, 0).is_ok()
+    if TUPLES.insert(key, flow, 0).is_err() {
+        return Some(Reason::FlowTableFull);
+    }
+    if emit::passage(flow, token) {
+        return None;
+    }
+    TUPLES.remove(key).ok();
+    Some(Reason::LedgerFull)
 }
 
 #[inline(always)]

@@ -10,12 +10,13 @@ use gateway_common::{
     agent::AgentConfig,
     endpoint::Endpoint,
     event::{Event, FLAG_OBSERVED, Hook},
-    flow::Task,
+    flow::{Flow, Task},
+    passage::Passage,
     reason::Reason,
 };
 
 use crate::ctx;
-use crate::maps::{DENIALS, FOLDS, SEQUENCE};
+use crate::maps::{DENIALS, FOLDS, PASSAGE_SEQUENCE, PASSAGES, SEQUENCE};
 
 /// What a hook knows of a refusal.
 pub(crate) struct Facts {
@@ -89,4 +90,30 @@ pub(crate) fn refusal<C: EbpfContext>(
         zero: 0,
     });
     entry.submit(0);
+}
+
+/// Enters what is let through into the ledger. Answers whether there was room.
+#[inline(always)]
+pub(crate) fn passage(flow: &Flow, token: u16) -> bool {
+    let Some(sequence) = PASSAGE_SEQUENCE.get_ptr_mut(0) else {
+        return false;
+    };
+    // SAFETY: the slot belongs to this CPU and outlives the program.
+    let sequence = unsafe { ctx::count_up(sequence) };
+    let Some(mut entry) = PASSAGES.reserve(0) else {
+        return false;
+    };
+    let slot: *mut Passage = entry.as_mut_ptr();
+    // SAFETY: the slot is reserved, aligned and as large as a passage; every field is written.
+    // One by one, because the whole would pass over the stack, which is short.
+    unsafe {
+        (&raw mut (*slot).abi).write(ABI_VERSION);
+        (&raw mut (*slot).cpu).write(bpf_get_smp_processor_id());
+        (&raw mut (*slot).sequence).write(sequence);
+        (&raw mut (*slot).flow).copy_from_nonoverlapping(flow, 1);
+        (&raw mut (*slot).token).write(token);
+        (&raw mut (*slot).zero).write([0; 6]);
+    }
+    entry.submit(0);
+    true
 }

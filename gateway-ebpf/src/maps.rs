@@ -3,14 +3,16 @@
 //! No security state sits in an LRU map, and no missing entry means that something is allowed.
 
 use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
     btf_maps::{HashMap, PerCpuArray, RingBuf, SkStorage},
     macros::btf_map,
 };
 use gateway_common::{
-    DENIALS_RING_BYTES, TUPLES_MAX,
+    DENIALS_RING_BYTES, PASSAGES_RING_BYTES, TUPLES_MAX,
     agent::{AgentConfig, LOOPBACK_WORDS, LoopbackPorts, loopback_bit},
     event::{Event, Fold},
     flow::{Flow, Task, Tuple},
+    passage::Passage,
     reason::REASON_SLOTS,
 };
 
@@ -45,8 +47,16 @@ pub(crate) static ACCEPTED: SkStorage<Flow> = SkStorage::new();
 
 /// Flows on their way to the gateway. Written by `agent_ops` and egress, taken by
 /// `gateway_ops` and, for DNS questions, by the daemon.
+///
+/// Memory for an entry is taken when it is made: a node has hundreds of agents, and few of them
+/// connect at once. Where there is none, the flow is refused as in a full table.
 #[btf_map]
-pub(crate) static TUPLES: HashMap<Tuple, Flow, { TUPLES_MAX as usize }> = HashMap::new();
+pub(crate) static TUPLES: HashMap<
+    Tuple,
+    Flow,
+    { TUPLES_MAX as usize },
+    { BPF_F_NO_PREALLOC as usize },
+> = HashMap::new();
 
 /// Refusals. Written by every deciding hook, read by the daemon.
 #[btf_map]
@@ -55,6 +65,15 @@ pub(crate) static DENIALS: RingBuf<Event, { DENIALS_RING_BYTES as usize }> = Rin
 /// Last sequence number used in `DENIALS`. Counted up by the hooks, read by the daemon.
 #[btf_map]
 pub(crate) static SEQUENCE: PerCpuArray<u64, 1> = PerCpuArray::new();
+
+/// What is let through. Written when a connection is established and when a question leaves,
+/// read by the daemon.
+#[btf_map]
+pub(crate) static PASSAGES: RingBuf<Passage, { PASSAGES_RING_BYTES as usize }> = RingBuf::new();
+
+/// Last sequence number used in `PASSAGES`. Counted up by the hooks, read by nobody else.
+#[btf_map]
+pub(crate) static PASSAGE_SEQUENCE: PerCpuArray<u64, 1> = PerCpuArray::new();
 
 /// Exact totals by reason, and what may still be reported singly. Written by the hooks, read
 /// by the daemon.

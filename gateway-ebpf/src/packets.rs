@@ -124,8 +124,8 @@ fn refusal_at_gateway(
     {
         return Some(Reason::GatewayDown);
     }
-    if is_datagram && !publish_question(ctx, header, sk) {
-        return Some(Reason::FlowTableFull);
+    if is_datagram {
+        return publish_question(ctx, header, sk);
     }
     None
 }
@@ -185,14 +185,16 @@ fn passive(config: &AgentConfig, sk: *mut bpf_sock) -> bool {
     ctx::socket_state(sk) == LISTEN || ctx::stored(&INBOUND, sk.cast()).is_some()
 }
 
-/// Publishes who asks, so that the gateway can tell whose question a datagram is. Answers
-/// whether there was room.
+/// Publishes who asks, so that the gateway can tell whose question a datagram is. Answers why the
+/// question may not go on, if it may not.
 #[inline(always)]
-fn publish_question(ctx: &SkBuffContext, header: &Header, sk: *mut bpf_sock) -> bool {
+fn publish_question(ctx: &SkBuffContext, header: &Header, sk: *mut bpf_sock) -> Option<Reason> {
     let id: Option<u16> = ctx::packet(ctx, transport(header) + UDP_HEADER);
     match id {
-        Some(id) if !sk.is_null() => attribution::publish_datagram(header, u16::from_be(id), sk),
-        Some(_) | None => false,
+        // Too short for a question.
+        None => Some(Reason::HeaderMalformed),
+        Some(_) if sk.is_null() => Some(Reason::Datagram),
+        Some(id) => attribution::publish_datagram(header, u16::from_be(id), sk),
     }
 }
 

@@ -29,7 +29,7 @@ use crate::{
     policy::Policy,
     proxy::{
         self, Counters,
-        admission::{Admission, Fold},
+        admission::{Admission, FOLD, Fold},
         entry::new_record,
         failure::Failure,
         wire::reset_on_close,
@@ -241,6 +241,7 @@ impl Bound {
                 listener.address,
             ));
         }
+        loops.spawn(tell_folded(Arc::clone(&core)));
         drain.cancelled().await;
         loops.shutdown().await;
         core.tasks.close();
@@ -329,6 +330,16 @@ impl Core {
         if !self.context.audit.offer(record) {
             self.counters.audit_unavailable();
         }
+    }
+}
+
+/// Records what was folded and has not come up again since.
+async fn tell_folded(core: Arc<Core>) {
+    let mut every = tokio::time::interval(FOLD);
+    loop {
+        every.tick().await;
+        let due = core.fold.due(Instant::now());
+        due.into_iter().for_each(|record| core.offer(record));
     }
 }
 

@@ -95,6 +95,8 @@ pub enum Kind {
     Dns,
     /// A socket call or packet that the kernel half refused.
     Direct,
+    /// Something that Sluice noticed by itself, such as a connection that only the kernel saw.
+    Finding,
     /// Events of the kernel half, or records, that were lost; `repeated` says how many.
     Loss,
 }

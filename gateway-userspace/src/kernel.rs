@@ -15,6 +15,7 @@ mod flows;
 mod held;
 mod logs;
 mod object;
+mod passages;
 pub mod probe;
 mod spec;
 
@@ -24,4 +25,5 @@ pub use denials::Denials;
 pub use flows::KernelIdentity;
 pub use held::KernelHeld;
 pub use logs::forward_logs;
+pub use passages::Passages;
 pub use spec::AgentSpec;

@@ -10,6 +10,7 @@ pub mod dns;
 pub mod identity;
 pub mod kernel;
 pub mod launch;
+pub mod ledger;
 pub mod names;
 pub mod open_files;
 pub mod policy;

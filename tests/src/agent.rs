@@ -5,13 +5,17 @@ use std::{
     ffi::{OsStr, OsString},
     fmt,
     fs::{self, File},
-    io::Read as _,
+    io::{Read as _, Write as _},
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
 };
 
 use anyhow::{Context as _, Result, ensure};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::Value;
 
 use crate::{
@@ -222,6 +226,24 @@ impl Running {
     /// The agent's standard input, where [`Agent::prepare`] made it a pipe.
     pub const fn stdin(&mut self) -> Option<&mut ChildStdin> {
         self.child.stdin.as_mut()
+    }
+
+    /// Sends a signal to `sluice`.
+    ///
+    /// # Errors
+    /// If it is gone.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = Pid::from_raw(i32::try_from(self.child.id())?);
+        kill(pid, signal).context("sending a signal to sluice")
+    }
+
+    /// Writes a line to the agent's standard input, which [`Agent::prepare`] made a pipe.
+    ///
+    /// # Errors
+    /// If it has none, or nobody reads it.
+    pub fn say(&mut self, line: &str) -> Result<()> {
+        let stdin = self.child.stdin.as_mut().context("no pipe to the agent")?;
+        writeln!(stdin, "{line}").context("writing to the agent")
     }
 
     /// Waits until the agent has written this to standard output; answers with all of it.

@@ -91,6 +91,9 @@ fn thousand_connections(direct: &str, to: &[&str], more: &[&str]) -> Result<()> 
     for (pid, numbers) in found {
         ensure!(numbers.len() == EACH, "{pid}: {numbers:?}");
     }
+    // Both ledgers agree: nothing went past the gateway, and nobody came out of nowhere.
+    ensure!(finished.records_with(&[("kind", "finding")]).is_empty());
+    ensure!(finished.records_with(&[("kind", "loss")]).is_empty());
     let asked = origin.requests()?;
     ensure!(asked.len() == PROCESSES * EACH, "{} requests", asked.len());
     Ok(())

@@ -18,3 +18,12 @@ pub(crate) fn sluice() -> Result<PathBuf> {
         .run()?;
     workspace::sluice()
 }
+
+/// Builds `sluice` as it is shipped, to be measured.
+pub(crate) fn sluice_released() -> Result<PathBuf> {
+    process::cargo()
+        .args(["build", "--release"])
+        .args(["--package", "gateway-userspace", "--bin", "sluice"])
+        .run()?;
+    Ok(workspace::target()?.join("release/sluice"))
+}

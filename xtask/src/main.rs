@@ -4,6 +4,7 @@
 //! `sluice`, nor hold any of its logic.
 
 mod abi;
+mod bench;
 mod build;
 mod ci;
 mod confine;
@@ -51,6 +52,11 @@ enum Task {
     Vm(vm::Arguments),
     /// Check sources, format, lints, documentation and layout, as CI does
     Ci,
+    /// Measure what the boundary costs
+    Bench {
+        #[command(subcommand)]
+        bench: bench::Bench,
+    },
     /// Compare the layout that crosses the kernel boundary with gateway-common/abi.txt
     Abi {
         /// Write the file instead
@@ -69,6 +75,9 @@ enum Task {
     /// Work through the plan of a virtual machine
     #[command(hide = true)]
     VmSuite,
+    /// Do what an agent does, and say how long it took (what is measured)
+    #[command(hide = true)]
+    BenchProbe,
     /// Show the demo as root, once everything is built
     #[command(hide = true)]
     Demo,
@@ -84,6 +93,8 @@ fn main() -> ExitCode {
         Task::VmInit => vm::inside::init(),
         Task::VmSuite => vm::inside::suite(),
         Task::Ci => ci::run().map(|()| ExitCode::SUCCESS),
+        Task::Bench { bench } => bench::run(&bench),
+        Task::BenchProbe => bench::probe::run().map(|()| ExitCode::SUCCESS),
         Task::Abi { bless } => abi::run(bless).map(|()| ExitCode::SUCCESS),
         Task::Isolated { command } => isolated::run(&command),
         Task::Demo => demo::show(),

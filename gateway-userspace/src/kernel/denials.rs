@@ -1,8 +1,9 @@
 //! Refusals of the kernel half: from the ring to the audit stream, with every loss counted.
 
+mod gaps;
 mod tally;
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use aya::{
     maps::{MapData, PerCpuArray, RingBuf},
@@ -18,6 +19,7 @@ use tokio::io::unix::AsyncFd;
 use tokio_util::sync::CancellationToken;
 use zerocopy::FromBytes as _;
 
+pub(super) use self::gaps::Gaps;
 use self::tally::Tally;
 use super::{
     abi::{Wire, pollable},
@@ -25,6 +27,12 @@ use super::{
     flows::{boot_time, process, socket_addr},
 };
 use crate::audit::{Audit, Blame, Kind, Outcome, Record, Subject};
+
+/// How often folded refusals are told that no other followed.
+const SETTLE_EVERY: Duration = Duration::from_secs(1);
+
+/// How often to settle after an event: once for what was folded since, and once more to be sure.
+const RESTLESS: u8 = 3;
 
 /// Reads the kernel half's refusals and records each.
 pub struct Denials {
@@ -35,6 +43,10 @@ pub struct Denials {
     subject: Subject,
     cgroup: String,
     malformed: u64,
+    /// By CPU and reason: the exact totals when they were last settled.
+    totals: HashMap<(u32, u32), u64>,
+    /// How many more times to settle. Nothing is folded that no event came before.
+    restless: u8,
 }
 
 impl Denials {
@@ -59,6 +71,8 @@ impl Denials {
             subject,
             cgroup,
             malformed: 0,
+            totals: HashMap::new(),
+            restless: RESTLESS,
         };
         while let Some(item) = denials.ring.get_mut().next() {
             if let Ok(event) = Event::read_from_bytes(&item) {
@@ -74,9 +88,18 @@ impl Denials {
 
     /// Records refusals until `stop`, then what is left, then what was only counted.
     pub async fn run(mut self, stop: CancellationToken) {
+        let mut every = tokio::time::interval(SETTLE_EVERY);
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
+                _ = every.tick() => {
+                    self.drain();
+                    if self.restless > 0 {
+                        self.restless -= 1;
+                        self.record_settled();
+                    }
+                    continue;
+                }
                 ready = self.ring.readable_mut() => match ready {
                     Ok(mut guard) => guard.clear_ready(),
                     Err(error) => {
@@ -108,6 +131,7 @@ impl Denials {
             match event.and_then(decode) {
                 Some((event, hook, reason)) => {
                     let repeated = self.tally.note(&event);
+                    self.restless = RESTLESS;
                     let record = self.describe(&event, hook, reason, repeated);
                     self.write(record);
                 }
@@ -167,6 +191,29 @@ impl Denials {
         }
     }
 
+    /// What was folded a while ago and has not been followed by another event of its reason.
+    ///
+    /// Up to the totals of last time only: an event of these has long been read, while one that
+    /// is counted by now may still be on its way through the ring.
+    fn record_settled(&mut self) {
+        let last = std::mem::take(&mut self.totals);
+        let mut totals = HashMap::new();
+        let mut remaining = Vec::new();
+        let read = self.settle(|tally, cpu, reason, total| {
+            if total == 0 {
+                return;
+            }
+            totals.insert((cpu, reason), total);
+            let before = last.get(&(cpu, reason)).copied().unwrap_or(0);
+            let count = tally.remaining(cpu, reason, before);
+            if count > 0 {
+                remaining.push((reason, count));
+            }
+        });
+        self.totals = totals;
+        self.record_counted(read, remaining);
+    }
+
     /// What was folded and not followed by another event of its reason.
     fn record_remaining(&mut self) {
         let mut remaining = Vec::new();
@@ -176,6 +223,10 @@ impl Denials {
                 remaining.push((reason, count));
             }
         });
+        self.record_counted(read, remaining);
+    }
+
+    fn record_counted(&self, read: Result<(), BoundaryError>, remaining: Vec<(u32, u64)>) {
         if let Err(error) = read {
             tracing::error!(%error, "the totals of refusals cannot be read");
         }
@@ -231,7 +282,7 @@ fn decode(event: Event) -> Option<(Event, Hook, Reason)> {
 }
 
 /// When something happened that long after boot.
-fn wall_clock(since_boot_ns: u64) -> Timestamp {
+pub(super) fn wall_clock(since_boot_ns: u64) -> Timestamp {
     let now = Timestamp::now();
     let boot_ns = u64::try_from(boot_time().as_nanos()).unwrap_or(since_boot_ns);
     let ago = boot_ns.saturating_sub(since_boot_ns);
@@ -268,7 +319,7 @@ fn hint(reason: Reason, event: &Event) -> String {
         Reason::GroupMembership => {
             "an agent joins no multicast group: the kernel would tell the network which".to_owned()
         }
-        Reason::FlowTableFull => {
+        Reason::FlowTableFull | Reason::LedgerFull => {
             "too many connections in the making; try again in a moment".to_owned()
         }
         Reason::UnixSocket => {

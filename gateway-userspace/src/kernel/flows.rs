@@ -3,7 +3,7 @@
 use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use aya::maps::{HashMap, MapData, MapError};
@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     identity::{Identify, Peer, Process, Unattributed},
+    ledger::{Ledger, PassageKey},
     names::{AgentId, OrigDst, PeerAddr},
 };
 
@@ -37,13 +38,14 @@ pub struct KernelIdentity {
     /// Path of the agent's cgroup within the hierarchy.
     cgroup: String,
     netns: u64,
+    ledger: Arc<Ledger>,
     accepted: Storage<Flow>,
     tuples: Mutex<Tuples>,
 }
 
 impl KernelIdentity {
     /// Takes the maps it reads out of the boundary. `netns` is the cookie of the network
-    /// namespace that the gateway listens in.
+    /// namespace that the gateway listens in; `ledger` is told of every session.
     ///
     /// # Errors
     /// If the object lacks a map.
@@ -52,11 +54,13 @@ impl KernelIdentity {
         agent: AgentId,
         cgroup: String,
         netns: u64,
+        ledger: Arc<Ledger>,
     ) -> Result<Self, BoundaryError> {
         Ok(Self {
             agent,
             cgroup,
             netns,
+            ledger,
             accepted: boundary.take_map("ACCEPTED")?,
             tuples: Mutex::new(boundary.take_map("TUPLES")?),
         })
@@ -96,6 +100,8 @@ impl KernelIdentity {
 impl Identify for KernelIdentity {
     fn stream(&self, stream: &TcpStream, peer: SocketAddr) -> Result<Peer, Unattributed> {
         let Wire(flow) = self.accepted.get(stream, 0).map_err(unattributed)?;
+        let key = PassageKey::connection(&flow);
+        self.ledger.served(key, &flow, Instant::now());
         Ok(self.peer(&flow, peer))
     }
 
@@ -117,6 +123,8 @@ impl Identify for KernelIdentity {
         let Wire(flow) = tuples.get(&key, 0).map_err(unattributed)?;
         tuples.remove(&key).map_err(unattributed)?;
         drop(tuples);
+        let key = PassageKey::question(&flow, transaction);
+        self.ledger.served(key, &flow, Instant::now());
         Ok(self.peer(&flow, peer))
     }
 }

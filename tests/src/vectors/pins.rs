@@ -6,7 +6,7 @@ use std::{
         fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
         unix::ffi::OsStrExt as _,
     },
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use anyhow::Context as _;
@@ -33,22 +33,26 @@ struct Attributes {
 /// # Errors
 /// If it has no such link, or the kernel refuses.
 pub fn detach(agent: u32, program: &str) -> anyhow::Result<()> {
-    let path = link(agent, program)?;
+    let cgroup = cgroup_of(agent)?;
+    let run = Path::new(&cgroup).parent().and_then(Path::file_name);
+    let run = run.and_then(std::ffi::OsStr::to_str);
+    detach_from(
+        run.with_context(|| format!("{cgroup} is no agent's"))?,
+        program,
+    )
+}
+
+/// Detaches this program from the boundary of the run.
+///
+/// # Errors
+/// If it has no such link, or the kernel refuses.
+pub fn detach_from(run: &str, program: &str) -> anyhow::Result<()> {
+    let root = Path::new("/sys/fs/bpf/sluice").join(format!("v{ABI_VERSION}"));
+    let path = root.join(run).join("links").join(program);
     let link = open(&path).with_context(|| format!("opening {}", path.display()))?;
     let number = u64::try_from(link.as_raw_fd())?;
     bpf(LINK_DETACH, u64::from_ne_bytes(low_half(number))).context("detaching")?;
     Ok(())
-}
-
-/// Where the link is pinned: the run's name is in the agent's cgroup.
-fn link(agent: u32, program: &str) -> anyhow::Result<PathBuf> {
-    let cgroup = cgroup_of(agent)?;
-    let run = Path::new(&cgroup).parent().and_then(Path::file_name);
-    let root = Path::new("/sys/fs/bpf/sluice").join(format!("v{ABI_VERSION}"));
-    Ok(root
-        .join(run.with_context(|| format!("{cgroup} is no agent's"))?)
-        .join("links")
-        .join(program))
 }
 
 fn open(path: &Path) -> anyhow::Result<OwnedFd> {

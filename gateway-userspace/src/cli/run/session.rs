@@ -13,13 +13,14 @@ use crate::{
     audit::{Audit, Subject},
     config::Limits,
     dns::Resolver,
-    kernel::{AgentSpec, Boundary, Denials, KernelIdentity, forward_logs, netns_cookie},
+    kernel::{AgentSpec, Boundary, Denials, KernelIdentity, Passages, forward_logs, netns_cookie},
     launch::{
         assurance::Assessment,
         canary::Canary,
         supervise::{exit_code, wait},
         user::AgentUser,
     },
+    ledger::Ledger,
     open_files,
     policy::{Mode, Policy},
 };
@@ -95,13 +96,26 @@ async fn inside(
         policy: policy.digest(),
     };
     let within = site.agent_within()?;
-    let denials = Denials::new(boundary, plan.audit.clone(), subject, within.clone())?;
+    let denials = Denials::new(
+        boundary,
+        plan.audit.clone(),
+        subject.clone(),
+        within.clone(),
+    )?;
     let netns = match bound.stream_sockets().next() {
         Some(socket) => netns_cookie(&socket).context("reading the network namespace's cookie")?,
         None => anyhow::bail!("the gateway has no socket"),
     };
     let agent = policy.agent().clone();
-    let identify = Arc::new(KernelIdentity::new(boundary, agent, within, netns)?);
+    let ledger = Arc::new(Ledger::default());
+    let passages = Passages::new(
+        boundary,
+        Arc::clone(&ledger),
+        plan.audit.clone(),
+        subject.clone(),
+        within.clone(),
+    )?;
+    let identify = Arc::new(KernelIdentity::new(boundary, agent, within, netns, ledger)?);
     bound
         .stream_sockets()
         .chain(bound.datagram_sockets())
@@ -126,6 +140,7 @@ async fn inside(
     let tasks = TaskTracker::new();
     let serving = tasks.spawn(bound.serve(Arc::new(context), drain.clone()));
     tasks.spawn(denials.run(drain.clone()));
+    tasks.spawn(passages.run(drain.clone()));
     tasks.spawn(purge(identify, drain.clone()));
 
     let status = supervise(&plan, site, port, open_files).await;

@@ -4,17 +4,14 @@ use std::collections::HashMap;
 
 use gateway_common::event::Event;
 
+use super::Gaps;
+
 /// What was received and accounted for so far.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
-    /// By CPU: highest sequence number seen, and events received.
-    sequences: HashMap<u32, (u64, u64)>,
+    gaps: Gaps,
     /// By CPU and reason: refusals accounted for.
     accounted: HashMap<(u32, u32), u64>,
-    /// Losses already reported.
-    reported: u64,
-    /// Losses found last time.
-    suspected: u64,
 }
 
 impl Tally {
@@ -24,9 +21,7 @@ impl Tally {
 
     /// Takes an event in; answers how many refusals of its kind came before it unreported.
     pub(super) fn note(&mut self, event: &Event) -> u64 {
-        let (highest, received) = self.sequences.entry(event.cpu).or_default();
-        *highest = (*highest).max(event.sequence);
-        *received += 1;
+        self.gaps.note(event.cpu, event.sequence);
         let key = (event.cpu, u32::from(event.reason));
         let accounted = self.accounted.entry(key).or_default();
         // An event that was overtaken by a later one on its CPU has been counted with that.
@@ -43,31 +38,14 @@ impl Tally {
         remaining
     }
 
-    fn missing(&self) -> u64 {
-        let missing: u64 = self
-            .sequences
-            .values()
-            .map(|(highest, received)| highest.saturating_sub(*received))
-            .sum();
-        missing.saturating_sub(self.reported)
-    }
-
-    /// Events newly known to be lost. One that is only late, because a softirq overtook it
-    /// between numbering and writing, is not: a gap counts when it is still there the next time.
+    /// See [`Gaps::lost`].
     pub(super) fn lost(&mut self) -> u64 {
-        let missing = self.missing();
-        let lost = missing.min(self.suspected);
-        self.suspected = missing - lost;
-        self.reported += lost;
-        lost
+        self.gaps.lost()
     }
 
-    /// Events newly known to be lost, when none can be late any more.
+    /// See [`Gaps::lost_for_good`].
     pub(super) fn lost_for_good(&mut self) -> u64 {
-        let lost = self.missing();
-        self.reported += lost;
-        self.suspected = 0;
-        lost
+        self.gaps.lost_for_good()
     }
 }
 
