@@ -9,8 +9,10 @@ use aya_ebpf::{
     bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
     btf_maps::SkStorage,
     helpers::{
-        bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_current_pid_tgid,
-        bpf_get_current_uid_gid, bpf_set_retval, bpf_sk_storage_get, bpf_skb_load_bytes,
+        bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_current_comm,
+        bpf_get_current_pid_tgid, bpf_get_current_uid_gid, bpf_probe_read_kernel, bpf_send_signal,
+        bpf_set_retval, bpf_sk_storage_get, bpf_skb_load_bytes,
+        generated::bpf_probe_read_kernel_str as bindings_read_str,
     },
     programs::{SkBuffContext, SockAddrContext, SockOpsContext, SockoptContext},
 };
@@ -19,6 +21,8 @@ use gateway_common::{
     flow::Task,
 };
 use zerocopy::FromBytes;
+
+use crate::maps;
 
 /// Reads one field of a context.
 macro_rules! read {
@@ -52,12 +56,59 @@ pub(crate) fn current_task() -> Task {
         let comm = bpf_get_current_comm().unwrap_or([0; 16]);
         Task {
             cgroup: bpf_get_current_cgroup_id(),
+            since_ns: maps::since((pid_tgid >> 32) as u32),
             tgid: (pid_tgid >> 32) as u32,
             pid: pid_tgid as u32,
             uid: uid_gid as u32,
             gid: (uid_gid >> 32) as u32,
             comm,
         }
+    }
+}
+
+/// Process id of the current task.
+#[inline(always)]
+pub(crate) fn current_tgid() -> u32 {
+    (bpf_get_current_pid_tgid() >> 32) as u32
+}
+
+/// Whether the current task is in this cgroup, which lies this deep, or below it.
+#[inline(always)]
+pub(crate) fn current_within(cgroup: u64, level: u32) -> bool {
+    // SAFETY: the helper takes a plain number, and answers 0 where the task is not that deep.
+    unsafe { bpf_get_current_ancestor_cgroup_id(level as i32) == cgroup }
+}
+
+/// Kills the process of the current task before it returns to user space. Answers whether the
+/// kernel took the order.
+#[inline(always)]
+pub(crate) fn kill_current() -> bool {
+    const SIGKILL: u32 = 9;
+    // SAFETY: the helper takes a plain number.
+    unsafe { bpf_send_signal(SIGKILL) == 0 }
+}
+
+/// Reads from kernel memory, `offset` bytes behind `base`.
+#[inline(always)]
+pub(crate) fn kernel_memory<T: FromBytes>(base: u64, offset: u32) -> Option<T> {
+    let address = ptr::with_exposed_provenance::<T>((base + u64::from(offset)) as usize);
+    // SAFETY: the helper fails on an address that cannot be read; any bytes are a T.
+    unsafe { bpf_probe_read_kernel(address).ok() }
+}
+
+/// Copies a string of the kernel's, cut to `N` bytes with its NUL. Answers whether it is there.
+///
+/// # Safety
+/// `to` is writable memory of the program, such as a reserved entry of a ring.
+#[inline(always)]
+pub(crate) unsafe fn kernel_string<const N: usize>(address: u64, to: *mut [u8; N]) -> bool {
+    // SAFETY: the helper writes at most N bytes, and fails on an address that cannot be read.
+    unsafe {
+        bindings_read_str(
+            to.cast(),
+            N as u32,
+            ptr::with_exposed_provenance(address as usize),
+        ) >= 0
     }
 }
 

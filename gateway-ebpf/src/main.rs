@@ -16,11 +16,15 @@ mod gateway;
 mod maps;
 mod names;
 mod packets;
+mod processes;
 mod sockets;
 
 use aya_ebpf::{
-    macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, sock_ops},
-    programs::{SkBuffContext, SockAddrContext, SockContext, SockOpsContext, SockoptContext},
+    macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, raw_tracepoint, sock_ops},
+    programs::{
+        RawTracePointContext, SkBuffContext, SockAddrContext, SockContext, SockOpsContext,
+        SockoptContext,
+    },
 };
 use gateway_common::event::Hook;
 
@@ -106,6 +110,30 @@ pub fn agent_ops(ctx: SockOpsContext) -> u32 {
 #[sock_ops]
 pub fn gateway_ops(ctx: SockOpsContext) -> u32 {
     attribution::gateway(&ctx)
+}
+
+/// A task executed a program: `sched_process_exec(task, old_pid, binprm)`.
+#[raw_tracepoint(tracepoint = "sched_process_exec")]
+pub fn process_exec(ctx: RawTracePointContext) -> i32 {
+    processes::exec(&ctx)
+}
+
+/// A task made another: `sched_process_fork(parent, child)`.
+#[raw_tracepoint(tracepoint = "sched_process_fork")]
+pub fn process_fork(ctx: RawTracePointContext) -> i32 {
+    processes::fork(&ctx)
+}
+
+/// A task ends: `sched_process_exit(task)`.
+#[raw_tracepoint(tracepoint = "sched_process_exit")]
+pub fn process_exit(ctx: RawTracePointContext) -> i32 {
+    processes::exit(&ctx)
+}
+
+/// A task was moved: `cgroup_attach_task(destination, path, task, threadgroup)`.
+#[raw_tracepoint(tracepoint = "cgroup_attach_task")]
+pub fn process_move(ctx: RawTracePointContext) -> i32 {
+    processes::moved(&ctx)
 }
 
 #[cfg(not(test))]

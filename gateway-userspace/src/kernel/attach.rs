@@ -10,7 +10,7 @@ use std::{
 
 use aya::programs::{
     CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, CgroupSockopt,
-    Program, ProgramError, SockOps,
+    Program, ProgramError, RawTracePoint, SockOps,
     links::{FdLink, PinnedLink},
 };
 
@@ -49,7 +49,18 @@ impl Attached {
     }
 }
 
-/// Verifies a program and attaches it to a cgroup.
+/// Where in the kernel a program of `PROCESS_PROGRAMS` is attached, for all tasks of the host.
+fn tracepoint(program: &str) -> Option<&'static str> {
+    match program {
+        "process_exec" => Some("sched_process_exec"),
+        "process_fork" => Some("sched_process_fork"),
+        "process_exit" => Some("sched_process_exit"),
+        "process_move" => Some("cgroup_attach_task"),
+        _ => None,
+    }
+}
+
+/// Verifies a program and attaches it to a cgroup, or to its tracepoint.
 pub(super) fn attach(
     name: &'static str,
     program: &mut Program,
@@ -85,6 +96,13 @@ pub(super) fn attach(
             None => return Err(BoundaryError::Missing(name)),
         };
         link!(program, direction)
+    } else if let Ok(program) = <&mut RawTracePoint>::try_from(&mut *program) {
+        let tracepoint = tracepoint(name).ok_or(BoundaryError::Missing(name))?;
+        program.load().map_err(failed("verifying"))?;
+        let id = program.attach(tracepoint).map_err(failed("attaching"))?;
+        Ok(FdLink::from(
+            program.take_link(id).map_err(failed("detaching"))?,
+        ))
     } else if let Ok(program) = <&mut CgroupSockopt>::try_from(&mut *program) {
         program.load().map_err(failed("verifying"))?;
         let descriptor = program.fd().map_err(failed("verifying"))?;

@@ -1,6 +1,6 @@
 //! The boundary around one agent: programs loaded, attached and pinned, or not at all.
 
-use std::{fs, io, os::fd::AsRawFd};
+use std::{fs, io, os::fd::AsRawFd, sync::Arc};
 
 use aya::{
     Ebpf, EbpfError,
@@ -10,7 +10,7 @@ use aya::{
         links::{LinkError, PinnedLink},
     },
 };
-use gateway_common::LISTENER_MARK;
+use gateway_common::{LISTENER_MARK, process::KernelLayout};
 
 use super::{
     abi::Wire,
@@ -18,7 +18,10 @@ use super::{
     bpffs::{BpffsError, Pins},
     cgroup::{Cgroup, CgroupError},
     held::KernelHeld,
+    layout,
+    leavers::Watch,
     object,
+    processes::{Names, Processes},
     spec::AgentSpec,
 };
 
@@ -37,6 +40,15 @@ pub const AGENT_PROGRAMS: [&str; 13] = [
     "egress",
     "ingress",
     "agent_ops",
+];
+
+/// The programs that keep account of the agent's processes and let none of them leave. They are
+/// attached together or not at all, and need the kernel's type information.
+pub const PROCESS_PROGRAMS: [&str; 4] = [
+    "process_exec",
+    "process_fork",
+    "process_exit",
+    "process_move",
 ];
 
 /// The program on the gateway's cgroup.
@@ -128,6 +140,9 @@ pub struct Boundary {
     ebpf: Ebpf,
     links: Vec<PinnedLink>,
     pins: Pins,
+    held: KernelHeld,
+    processes: Option<Arc<Processes>>,
+    watch: Option<Watch>,
 }
 
 impl Boundary {
@@ -141,13 +156,20 @@ impl Boundary {
         gateway: &Cgroup,
         pins: Pins,
     ) -> Result<Self, BoundaryError> {
-        let ebpf = object::load(spec.config, &spec.loopback)?;
+        let layout = layout::of_kernel(agent.level()?).unwrap_or_else(|error| {
+            tracing::warn!(%error, "nobody keeps account of the agent's processes");
+            KernelLayout::UNKNOWN
+        });
+        let ebpf = object::load(spec.config, &spec.loopback, layout)?;
         let mut boundary = Self {
             ebpf,
             links: Vec::new(),
             pins,
+            held: KernelHeld::default(),
+            processes: None,
+            watch: None,
         };
-        match boundary.attach_all(agent, gateway) {
+        match boundary.attach_all(agent, gateway, layout) {
             Ok(()) => Ok(boundary),
             Err(error) => {
                 // The first error is the one to tell; what could not be removed, the next run
@@ -160,13 +182,47 @@ impl Boundary {
         }
     }
 
-    fn attach_all(&mut self, agent: &Cgroup, gateway: &Cgroup) -> Result<(), BoundaryError> {
+    fn attach_all(
+        &mut self,
+        agent: &Cgroup,
+        gateway: &Cgroup,
+        layout: KernelLayout,
+    ) -> Result<(), BoundaryError> {
         let gateway = gateway.open()?;
         self.attach(GATEWAY_PROGRAM, &gateway)?;
-        let agent = agent.open()?;
+        let folder = agent.open()?;
         AGENT_PROGRAMS
             .iter()
-            .try_for_each(|program| self.attach(program, &agent))
+            .try_for_each(|program| self.attach(program, &folder))?;
+        if layout.present == 1 {
+            self.attach_processes(agent, &folder);
+        }
+        Ok(())
+    }
+
+    /// Attaches what keeps account of processes. Without it the boundary is lower, not down.
+    fn attach_processes(&mut self, agent: &Cgroup, folder: &fs::File) {
+        let before = self.links.len();
+        let attached = PROCESS_PROGRAMS
+            .iter()
+            .try_for_each(|program| self.attach(program, folder))
+            .and_then(|()| {
+                let processes = Processes::new(self.take_map("PROCESSES")?)?;
+                self.watch = Some(Watch::start(self, Arc::clone(&processes), agent.path())?);
+                self.processes = Some(processes);
+                Ok(())
+            });
+        match attached {
+            Ok(()) => self.held.leavers = true,
+            Err(error) => {
+                // Some of them without the others would tell what is not so.
+                for link in self.links.drain(before..) {
+                    drop(link.unpin());
+                }
+                let error = anyhow::Error::from(error);
+                tracing::warn!("processes that leave are not killed: {error:#}");
+            }
+        }
     }
 
     /// Verifies one program, attaches it by a link, and pins the link.
@@ -212,8 +268,18 @@ impl Boundary {
 
     /// What is attached beside the programs without which there is no boundary.
     #[must_use]
-    pub fn held(&self) -> KernelHeld {
-        KernelHeld::default()
+    pub const fn held(&self) -> KernelHeld {
+        self.held
+    }
+
+    /// Takes back that leavers are killed: one was seen to live.
+    pub const fn leavers_live(&mut self) {
+        self.held.leavers = false;
+    }
+
+    /// What names the agent's tasks; `cgroup` is the path of its cgroup within the hierarchy.
+    pub(super) fn names(&self, cgroup: String) -> Names {
+        Names::new(self.processes.clone(), cgroup)
     }
 
     /// Takes the boundary down: the agent must be gone by now.
@@ -221,8 +287,15 @@ impl Boundary {
     /// # Errors
     /// If a pin cannot be removed.
     pub fn lower(self) -> Result<(), BoundaryError> {
-        let Self { ebpf, links, pins } = self;
+        let Self {
+            ebpf,
+            links,
+            pins,
+            watch,
+            ..
+        } = self;
         pins.remove()?;
+        drop(watch);
         drop(links);
         drop(ebpf);
         Ok(())

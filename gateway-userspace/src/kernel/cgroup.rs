@@ -113,6 +113,16 @@ impl Cgroup {
             .map_err(CgroupError::io("reading", &self.path))
     }
 
+    /// How deep it lies; the root of the hierarchy is 0.
+    ///
+    /// # Errors
+    /// If no hierarchy is mounted.
+    pub fn level(&self) -> Result<u32, CgroupError> {
+        let mount = mount_point()?;
+        let within = self.path.strip_prefix(&mount).unwrap_or(&self.path);
+        Ok(u32::try_from(within.components().count()).unwrap_or(u32::MAX))
+    }
+
     /// Opens the folder, to attach programs to it.
     ///
     /// # Errors

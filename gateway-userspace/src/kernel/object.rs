@@ -1,7 +1,10 @@
 //! The embedded BPF object: loaded once per agent, with that agent's constants.
 
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel, include_bytes_aligned};
-use gateway_common::agent::{AgentConfig, LoopbackPorts};
+use gateway_common::{
+    agent::{AgentConfig, LoopbackPorts},
+    process::KernelLayout,
+};
 
 use super::{BoundaryError, abi::Wire};
 
@@ -29,12 +32,17 @@ fn verifier_log() -> VerifierLogLevel {
 }
 
 /// Loads the object into the kernel: maps are created, programs not yet verified.
-pub(super) fn load(config: AgentConfig, loopback: &LoopbackPorts) -> Result<Ebpf, BoundaryError> {
+pub(super) fn load(
+    config: AgentConfig,
+    loopback: &LoopbackPorts,
+    layout: KernelLayout,
+) -> Result<Ebpf, BoundaryError> {
     let level = log_level();
     EbpfLoader::new()
         .verifier_log_level(verifier_log())
         .override_global("AGENT", &Wire(config), true)
         .override_global("LOOPBACK", &Wire(*loopback), true)
+        .override_global("KERNEL", &Wire(layout), true)
         .override_global(aya_log::LEVEL, &level, false)
         .load(OBJECT)
         .map_err(|source| BoundaryError::Load {

@@ -3,8 +3,11 @@
 
 use std::fs;
 
+use gateway_common::process::KernelLayout;
+
 use super::{
-    AGENT_PROGRAMS, BoundaryError, GATEWAY_PROGRAM, attach, cgroup::Cgroup, object, spec::AgentSpec,
+    AGENT_PROGRAMS, BoundaryError, GATEWAY_PROGRAM, attach, cgroup::Cgroup, layout, object,
+    spec::AgentSpec,
 };
 
 /// One program's answer.
@@ -24,7 +27,8 @@ pub struct ProgramProbe {
 /// If the object as a whole, its maps among it, is refused.
 pub fn programs(scratch: &Cgroup) -> Result<Vec<ProgramProbe>, BoundaryError> {
     let spec = AgentSpec::widest();
-    let mut ebpf = object::load(spec.config, &spec.loopback)?;
+    let layout = layout::of_kernel(scratch.level()?).unwrap_or(KernelLayout::UNKNOWN);
+    let mut ebpf = object::load(spec.config, &spec.loopback, layout)?;
     let cgroup = scratch.open()?;
     let names = AGENT_PROGRAMS.into_iter().chain([GATEWAY_PROGRAM]);
     Ok(names

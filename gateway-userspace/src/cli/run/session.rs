@@ -16,7 +16,7 @@ use crate::{
     kernel::{AgentSpec, Boundary, Denials, KernelIdentity, Passages, forward_logs, netns_cookie},
     launch::{
         assurance::Assessment,
-        canary::Canary,
+        canary::{Canary, leaving_kills},
         supervise::{exit_code, wait},
         user::AgentUser,
     },
@@ -89,6 +89,9 @@ async fn inside(
     forward_logs(boundary);
     if policy.mode() == Mode::Enforce {
         Canary::set_out()?.check(&site.agent)?;
+        if boundary.held().leavers && !leaving_kills(&site.agent, &site.gateway)? {
+            boundary.leavers_live();
+        }
     }
     let subject = Subject {
         agent: policy.agent().clone(),
