@@ -2,7 +2,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::{endpoint::Endpoint, flow::Task};
+use crate::{endpoint::Endpoint, flow::Task, unix::UnixName};
 
 /// Declares the hooks once: code, name, label.
 macro_rules! hooks {
@@ -132,6 +132,16 @@ pub struct Event {
     pub flags: u8,
     /// Always zero.
     pub zero: u8,
+}
+
+/// One refusal that has to do with a unix socket.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct NamedEvent {
+    /// What every refusal has.
+    pub event: Event,
+    /// Name of the socket, as far as known.
+    pub name: UnixName,
 }
 
 /// How often one reason came up on one CPU, and how many of them may still be reported.

@@ -8,9 +8,9 @@ use std::{fmt::Write as _, mem};
 use gateway_common::{
     ABI_VERSION, DENIALS_RING_BYTES, LISTENER_MARK, LOOPBACK_PORTS_MAX, PASSAGES_RING_BYTES,
     TUPLES_MAX,
-    agent::{AgentConfig, LoopbackPorts},
+    agent::{AgentConfig, DEVICES_MAX, Device, LoopbackPorts},
     endpoint::Endpoint,
-    event::{Event, Fold, Hook},
+    event::{Event, Fold, Hook, NamedEvent},
     flow::{Flow, Task, Tuple},
     passage::Passage,
     process::{
@@ -18,6 +18,7 @@ use gateway_common::{
         PROCESSES_RING_BYTES, ProcessEvent,
     },
     reason::Reason,
+    unix::{UNIX_NAME_MAX, UNIX_NAMES_MAX, UnixConfig, UnixName},
 };
 
 /// Appends a struct's size, alignment, and each field's offset and size.
@@ -53,6 +54,9 @@ fn dump() -> String {
     writeln!(text, "loopback_ports {LOOPBACK_PORTS_MAX}").expect("a String takes it all");
     writeln!(text, "loopback_ports_size {}", size_of::<LoopbackPorts>())
         .expect("a String takes it all");
+    writeln!(text, "devices {DEVICES_MAX}").expect("a String takes it all");
+    writeln!(text, "unix_names {UNIX_NAMES_MAX} of {UNIX_NAME_MAX}")
+        .expect("a String takes it all");
     writeln!(text, "listener_mark {LISTENER_MARK:#x}").expect("a String takes it all");
     layout!(
         text,
@@ -68,6 +72,8 @@ fn dump() -> String {
             inbound,
             gateway_port,
             has_loopback,
+            features,
+            draining_port,
             zero,
         ]
     );
@@ -199,6 +205,15 @@ fn dump() -> String {
             flags,
             zero,
         ]
+    );
+    layout!(text, NamedEvent, NamedEvent::new_zeroed(), [event, name]);
+    layout!(text, Device, Device::new_zeroed(), [kind, major, minor]);
+    layout!(text, UnixName, UnixName::new_zeroed(), [bytes, length]);
+    layout!(
+        text,
+        UnixConfig,
+        UnixConfig::new_zeroed(),
+        [mode, has_names, address_offset, length_offset]
     );
     layout!(text, Fold, Fold::new_zeroed(), [total, tokens, topped_ns]);
     for reason in Reason::ALL {

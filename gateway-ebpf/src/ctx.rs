@@ -10,15 +10,17 @@ use aya_ebpf::{
     btf_maps::SkStorage,
     helpers::{
         bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_current_comm,
-        bpf_get_current_pid_tgid, bpf_get_current_uid_gid, bpf_probe_read_kernel, bpf_send_signal,
-        bpf_set_retval, bpf_sk_storage_get, bpf_skb_load_bytes,
-        generated::bpf_probe_read_kernel_str as bindings_read_str,
+        bpf_get_current_pid_tgid, bpf_get_current_uid_gid, bpf_send_signal, bpf_set_retval,
+        bpf_sk_storage_get, bpf_skb_load_bytes,
+        generated::{bpf_probe_read_kernel, bpf_probe_read_kernel_str},
     },
-    programs::{SkBuffContext, SockAddrContext, SockOpsContext, SockoptContext},
+    programs::{DeviceContext, SkBuffContext, SockAddrContext, SockOpsContext, SockoptContext},
 };
 use gateway_common::{
+    agent::Device,
     endpoint::{Endpoint, mapped},
     flow::Task,
+    unix::{UnixConfig, UnixName},
 };
 use zerocopy::FromBytes;
 
@@ -91,9 +93,21 @@ pub(crate) fn kill_current() -> bool {
 /// Reads from kernel memory, `offset` bytes behind `base`.
 #[inline(always)]
 pub(crate) fn kernel_memory<T: FromBytes>(base: u64, offset: u32) -> Option<T> {
-    let address = ptr::with_exposed_provenance::<T>((base + u64::from(offset)) as usize);
-    // SAFETY: the helper fails on an address that cannot be read; any bytes are a T.
-    unsafe { bpf_probe_read_kernel(address).ok() }
+    let mut value = MaybeUninit::<T>::uninit();
+    // SAFETY: the helper writes as many bytes as T has, or fails, as on an address that cannot be
+    // read; any bytes are a T.
+    unsafe {
+        let failed = bpf_probe_read_kernel(
+            value.as_mut_ptr().cast(),
+            size_of::<T>() as u32,
+            kernel_address(base + u64::from(offset)),
+        );
+        if failed == 0 {
+            Some(value.assume_init())
+        } else {
+            None
+        }
+    }
 }
 
 /// Copies a string of the kernel's, cut to `N` bytes with its NUL. Answers whether it is there.
@@ -103,13 +117,13 @@ pub(crate) fn kernel_memory<T: FromBytes>(base: u64, offset: u32) -> Option<T> {
 #[inline(always)]
 pub(crate) unsafe fn kernel_string<const N: usize>(address: u64, to: *mut [u8; N]) -> bool {
     // SAFETY: the helper writes at most N bytes, and fails on an address that cannot be read.
-    unsafe {
-        bindings_read_str(
-            to.cast(),
-            N as u32,
-            ptr::with_exposed_provenance(address as usize),
-        ) >= 0
-    }
+    unsafe { bpf_probe_read_kernel_str(to.cast(), N as u32, kernel_address(address)) >= 0 }
+}
+
+/// An address of the kernel's, for a helper that reads it.
+#[inline(always)]
+const fn kernel_address(address: u64) -> *const c_void {
+    ptr::with_exposed_provenance(address as usize)
 }
 
 /// The value that a socket's storage holds, if any.
@@ -166,6 +180,20 @@ pub(crate) fn option(ctx: &SockoptContext) -> (i32, i32) {
 pub(crate) fn leave_value(ctx: &SockoptContext) {
     // SAFETY: the field is writable, and 0 stands for "nothing was changed".
     unsafe { ptr::write_volatile(&raw mut (*ctx.sockopt).optlen, 0) };
+}
+
+/// The device that is to be opened, or for which a node is to be made.
+#[inline(always)]
+pub(crate) fn device(ctx: &DeviceContext) -> Device {
+    // SAFETY: the kernel gives a valid context.
+    unsafe {
+        Device {
+            // The upper half says what is to be done with it.
+            kind: read!(ctx.device, access_type) & 0xffff,
+            major: read!(ctx.device, major),
+            minor: read!(ctx.device, minor),
+        }
+    }
 }
 
 /// What a call on a socket address says.
@@ -361,4 +389,71 @@ pub(crate) fn socket_state(sk: *mut bpf_sock) -> u32 {
 pub(crate) fn new_socket(sk: *mut bpf_sock) -> (u32, u32, u32) {
     // SAFETY: the kernel gives a valid context.
     unsafe { (read!(sk, family), read!(sk, type_), read!(sk, protocol)) }
+}
+
+/// Where `sun_path` starts in a `sockaddr_un`.
+const SUN_PATH: u32 = 2;
+/// Size of `sun_path`.
+const SUN_PATH_SIZE: u32 = 108;
+
+/// Reads the name that a call on a unix socket gives; [`UnixName::NONE`] where it cannot be read.
+///
+/// The hook shows no address of a unix socket. At run time its context is the kernel's own
+/// `bpf_sock_addr_kern`, which is read where the kernel's type information says.
+#[inline(always)]
+pub(crate) fn unix_name(ctx: &SockAddrContext, unix: &UnixConfig) -> UnixName {
+    let mut name = UnixName::NONE;
+    if unix.address_offset == 0 {
+        return name;
+    }
+    let kernel = ctx.sock_addr.cast::<u8>().cast_const();
+    // SAFETY: the helper reads any kernel address, or fails, and writes as many bytes as it is
+    // told: `name` has room for all of `sun_path`. The offsets are the kernel's.
+    unsafe {
+        let mut address: u64 = 0;
+        let mut length: u32 = 0;
+        let from = kernel.add(unix.address_offset as usize);
+        let failed = bpf_probe_read_kernel((&raw mut address).cast(), 8, from.cast())
+            | bpf_probe_read_kernel(
+                (&raw mut length).cast(),
+                4,
+                kernel.add(unix.length_offset as usize).cast(),
+            );
+        if failed != 0 || length <= SUN_PATH || length > SUN_PATH + SUN_PATH_SIZE {
+            return name;
+        }
+        let size = masked(length - SUN_PATH);
+        let path = (address + u64::from(SUN_PATH)) as *const c_void;
+        let into: *mut c_void = (&raw mut name.bytes).cast();
+        let mut first: u8 = 0;
+        if bpf_probe_read_kernel((&raw mut first).cast(), 1, path) != 0 {
+            return name;
+        }
+        if first == 0 {
+            if bpf_probe_read_kernel(into, size, path) == 0 {
+                name.length = size as u16;
+            }
+        } else {
+            // A path ends with its first NUL or with the address, and what lies behind is the
+            // caller's whim. The helper puts a NUL into the last byte it is given.
+            let copied = bpf_probe_read_kernel_str(into, size + 1, path);
+            if copied > 0 {
+                name.length = (copied - 1) as u16;
+            }
+        }
+    }
+    name
+}
+
+/// The last seven bits of a size, which is all of it: told in one instruction that the compiler
+/// cannot take apart, so that the verifier sees the bound where the size is used.
+#[inline(always)]
+fn masked(size: u32) -> u32 {
+    const { assert!(SUN_PATH_SIZE < 0x7f && size_of::<UnixName>() == 0x80) };
+    let mut size = u64::from(size);
+    // SAFETY: the instruction changes the register it is given and nothing else.
+    unsafe {
+        core::arch::asm!("{size} &= 0x7f", size = inout(reg) size, options(nomem, nostack));
+    }
+    size as u32
 }

@@ -9,11 +9,12 @@ use gateway_common::{
     ABI_VERSION,
     agent::AgentConfig,
     endpoint::Endpoint,
-    event::{Event, FLAG_OBSERVED, Hook},
+    event::{Event, FLAG_OBSERVED, Hook, NamedEvent},
     flow::{Flow, Task},
     passage::Passage,
     process::{Leaver, Member, ProcessEvent},
     reason::Reason,
+    unix::UnixName,
 };
 
 use crate::ctx;
@@ -33,6 +34,22 @@ pub(crate) struct Facts {
     pub(crate) protocol: u16,
 }
 
+impl Facts {
+    /// Nothing is known but who called.
+    #[inline(always)]
+    pub(crate) const fn of(task: Task) -> Self {
+        Self {
+            task,
+            source: Endpoint::NONE,
+            destination: Endpoint::NONE,
+            cookie: 0,
+            family: 0,
+            socket_type: 0,
+            protocol: 0,
+        }
+    }
+}
+
 /// Nanoseconds since boot.
 #[inline(always)]
 pub(crate) fn now() -> u64 {
@@ -49,15 +66,85 @@ pub(crate) fn refusal<C: EbpfContext>(
     reason: Reason,
     facts: &Facts,
 ) {
-    let Some(fold) = FOLDS.get_ptr_mut(u32::from(reason.code())) else {
+    let Some(report) = admit(context, hook, reason) else {
         return;
     };
+    let Some(mut entry) = DENIALS.reserve(0) else {
+        return;
+    };
+    entry.write(report.event(config, hook, reason, facts));
+    entry.submit(0);
+}
+
+/// As [`refusal`], with the name of the unix socket.
+#[inline(always)]
+pub(crate) fn refusal_of_name<C: EbpfContext>(
+    context: &C,
+    config: &AgentConfig,
+    hook: Hook,
+    reason: Reason,
+    facts: &Facts,
+    name: &UnixName,
+) {
+    let Some(report) = admit(context, hook, reason) else {
+        return;
+    };
+    let Some(mut entry) = DENIALS.reserve_untyped::<NamedEvent>(0) else {
+        return;
+    };
+    let slot = entry.as_mut_ptr();
+    // SAFETY: the ring gave out the place for both, which nobody else sees before it is
+    // submitted. Written one by one, they need no second copy on the stack, which is small.
+    unsafe {
+        (&raw mut (*slot).event).write(report.event(config, hook, reason, facts));
+        (&raw mut (*slot).name).write(*name);
+    }
+    entry.submit(0);
+}
+
+/// Numbers of a refusal that is to be reported singly.
+struct Report {
+    time_ns: u64,
+    total: u64,
+    sequence: u64,
+}
+
+impl Report {
+    #[inline(always)]
+    fn event(&self, config: &AgentConfig, hook: Hook, reason: Reason, facts: &Facts) -> Event {
+        Event {
+            abi: ABI_VERSION,
+            // SAFETY: the helper takes nothing and answers a number.
+            cpu: unsafe { bpf_get_smp_processor_id() },
+            sequence: self.sequence,
+            time_ns: self.time_ns,
+            total: self.total,
+            cookie: facts.cookie,
+            task: facts.task,
+            source: facts.source,
+            destination: facts.destination,
+            agent: config.agent,
+            hook: hook as u16,
+            reason: reason.code(),
+            family: facts.family,
+            socket_type: facts.socket_type,
+            protocol: facts.protocol,
+            flags: if config.observes() { FLAG_OBSERVED } else { 0 },
+            zero: 0,
+        }
+    }
+}
+
+/// Counts a refusal; answers its numbers if this reason's budget on this CPU allows a report.
+#[inline(always)]
+fn admit<C: EbpfContext>(context: &C, hook: Hook, reason: Reason) -> Option<Report> {
+    let fold = FOLDS.get_ptr_mut(u32::from(reason.code()))?;
     let now = now();
     // SAFETY: the slot belongs to this CPU and outlives the program. A softirq may run another
     // hook in between; the budget may be off by one then, the total is exact.
     let (total, report) = unsafe { (ctx::count_up(&raw mut (*fold).total), (*fold).admit(now)) };
     if !report {
-        return;
+        return None;
     }
     debug!(
         context,
@@ -65,35 +152,14 @@ pub(crate) fn refusal<C: EbpfContext>(
         hook as u16,
         reason.code()
     );
-    let Some(sequence) = SEQUENCE.get_ptr_mut(0) else {
-        return;
-    };
+    let sequence = SEQUENCE.get_ptr_mut(0)?;
     // SAFETY: as above. It counts up whether or not the ring has room, so a gap is the loss.
     let sequence = unsafe { ctx::count_up(sequence) };
-    let Some(mut entry) = DENIALS.reserve(0) else {
-        return;
-    };
-    entry.write(Event {
-        abi: ABI_VERSION,
-        // SAFETY: the helper takes nothing and answers a number.
-        cpu: unsafe { bpf_get_smp_processor_id() },
-        sequence,
+    Some(Report {
         time_ns: now,
         total,
-        cookie: facts.cookie,
-        task: facts.task,
-        source: facts.source,
-        destination: facts.destination,
-        agent: config.agent,
-        hook: hook as u16,
-        reason: reason.code(),
-        family: facts.family,
-        socket_type: facts.socket_type,
-        protocol: facts.protocol,
-        flags: if config.observes() { FLAG_OBSERVED } else { 0 },
-        zero: 0,
-    });
-    entry.submit(0);
+        sequence,
+    })
 }
 
 /// Enters what is let through into the ledger. Answers whether there was room.

@@ -11,19 +11,25 @@
 mod attribution;
 mod connect;
 mod ctx;
+mod devices;
 mod emit;
 mod gateway;
 mod maps;
 mod names;
+mod own;
 mod packets;
 mod processes;
 mod sockets;
+mod unix;
 
 use aya_ebpf::{
-    macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, raw_tracepoint, sock_ops},
+    macros::{
+        cgroup_device, cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, raw_tracepoint,
+        sock_ops,
+    },
     programs::{
-        RawTracePointContext, SkBuffContext, SockAddrContext, SockContext, SockOpsContext,
-        SockoptContext,
+        DeviceContext, RawTracePointContext, SkBuffContext, SockAddrContext, SockContext,
+        SockOpsContext, SockoptContext,
     },
 };
 use gateway_common::event::Hook;
@@ -34,10 +40,28 @@ pub fn sock_create(ctx: SockContext) -> i32 {
     sockets::create(&ctx)
 }
 
-/// `setsockopt(2)`: what would make the kernel itself speak.
+/// `setsockopt(2)`: what would make the kernel itself speak, or steer packets past the gateway.
 #[cgroup_sockopt(setsockopt)]
 pub fn setsockopt(ctx: SockoptContext) -> i32 {
     sockets::set_option(&ctx)
+}
+
+/// `bind(2)`, IPv4: loopback and the wildcard.
+#[cgroup_sock_addr(bind4)]
+pub fn bind4(ctx: SockAddrContext) -> i32 {
+    sockets::bind::<false>(&ctx, Hook::Bind4)
+}
+
+/// `bind(2)`, IPv6.
+#[cgroup_sock_addr(bind6)]
+pub fn bind6(ctx: SockAddrContext) -> i32 {
+    sockets::bind::<true>(&ctx, Hook::Bind6)
+}
+
+/// Opening or making a device node: the allow-list.
+#[cgroup_device]
+pub fn device(ctx: DeviceContext) -> i32 {
+    devices::open(&ctx)
 }
 
 /// `connect(2)`, IPv4.
@@ -86,6 +110,19 @@ pub fn getpeername4(ctx: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(getpeername6)]
 pub fn getpeername6(ctx: SockAddrContext) -> i32 {
     names::show_original::<true>(&ctx)
+}
+
+/// `connect(2)` on a unix socket. aya has no type for it: the loader gives the kernel the right
+/// one, whatever the section says.
+#[cgroup_sock_addr(connect4)]
+pub fn unix_connect(ctx: SockAddrContext) -> i32 {
+    unix::reach(&ctx, Hook::UnixConnect)
+}
+
+/// `sendmsg(2)` on an unconnected unix socket; likewise.
+#[cgroup_sock_addr(sendmsg4)]
+pub fn unix_sendmsg(ctx: SockAddrContext) -> i32 {
+    unix::reach(&ctx, Hook::UnixSendmsg)
 }
 
 /// A packet leaves: the backstop.

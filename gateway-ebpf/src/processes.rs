@@ -45,11 +45,11 @@ pub(crate) fn exec(ctx: &RawTracePointContext) -> i32 {
     }
     let inside = ctx::current_within(config.cgroup, kernel!(level));
     let tgid = ctx::current_tgid();
-    let known = maps::member(tgid);
+    let task: u64 = ctx.arg(0);
+    let known = member(tgid, task);
     if !inside && known.is_none() {
         return DONE;
     }
-    let task: u64 = ctx.arg(0);
     let binprm: u64 = ctx.arg(2);
     let mut member = known.unwrap_or(Member {
         since_ns: 0,
@@ -92,7 +92,7 @@ pub(crate) fn fork(ctx: &RawTracePointContext) -> i32 {
         task_within(child, &config)
     };
     let parent_tgid = ctx::current_tgid();
-    let forked = maps::member(parent_tgid);
+    let forked = member(parent_tgid, parent);
     if !inside && !child_inside && forked.is_none() {
         return DONE;
     }
@@ -167,7 +167,7 @@ pub(crate) fn moved(ctx: &RawTracePointContext) -> i32 {
         return DONE;
     }
     let tgid: u32 = ctx::kernel_memory(task, kernel!(task_tgid)).unwrap_or(0);
-    let known = maps::member(tgid);
+    let known = member(tgid, task);
     let inside = cgroup_within(destination, &config);
     match known {
         None if !inside => {}
@@ -283,6 +283,21 @@ fn record<C: EbpfContext>(
         protocol: 0,
     };
     emit::refusal(ctx, config, hook, reason, &facts);
+}
+
+/// What is known of the process of this task.
+#[inline(always)]
+fn member(tgid: u32, task: u64) -> Option<Member> {
+    /// To which user space knows when a process began that was there before the programs.
+    const TICK_NS: u64 = 10_000_000;
+    let found = maps::member(tgid)?;
+    if found.started_ns / TICK_NS == started(task) / TICK_NS {
+        return Some(found);
+    }
+    // Entered by user space at the moment when it ended: the number is somebody else's by now.
+    // An entry that cannot be removed is found false again the next time.
+    MEMBERS.remove(tgid).ok();
+    None
 }
 
 /// When a process began; of any of its threads.

@@ -8,9 +8,10 @@ mod abi;
 mod attach;
 mod boundary;
 pub mod bpffs;
-pub mod btf;
+mod btf;
 pub mod cgroup;
 mod denials;
+mod devices;
 mod exe;
 mod flows;
 mod held;
@@ -22,12 +23,17 @@ mod passages;
 pub mod probe;
 mod processes;
 mod spec;
+mod unix;
 
 pub use abi::netns_cookie;
-pub use boundary::{AGENT_PROGRAMS, Boundary, BoundaryError, GATEWAY_PROGRAM, PROCESS_PROGRAMS};
-pub use denials::Denials;
+pub use boundary::{
+    AGENT_PROGRAMS, Boundary, BoundaryError, GATEWAY_PROGRAM, OPTIONAL_PROGRAMS, PROCESS_PROGRAMS,
+};
+pub use denials::{Denials, NSCD};
+pub use devices::DeviceError;
 pub use flows::KernelIdentity;
 pub use held::KernelHeld;
 pub use logs::forward_logs;
 pub use passages::Passages;
 pub use spec::AgentSpec;
+pub use unix::{UnixPathError, check_paths as check_unix_paths};

@@ -24,6 +24,7 @@ mod index;
 mod load;
 mod path_pattern;
 mod pin;
+mod places;
 mod query;
 mod report;
 mod rule;
@@ -33,11 +34,14 @@ pub use address::{AddressClass, classify};
 pub use fault::{Fault, Severity};
 pub use host_pattern::{BadPattern, HostPattern};
 pub use path_pattern::{BadPath, PathPattern};
+pub use places::Place;
 pub use query::{BadQuery, Query};
-pub use report::{Place, PolicyErrors, Problem};
+pub use report::{PolicyErrors, Problem};
 pub use rule::{Outcome, Rule, Target, Traffic};
 pub(crate) use settings::Word;
-pub use settings::{Direct, Dns, DnsMode, Inbound, Mode, Network, Upstream};
+pub use settings::{
+    Direct, Dns, DnsMode, Inbound, Mode, Network, ProcessPolicy, UnixSockets, Upstream,
+};
 
 use index::Index;
 
@@ -60,6 +64,7 @@ struct Compiled {
     mode: Mode,
     assurance: Assurance,
     network: Network,
+    process: ProcessPolicy,
     dns: Dns,
     upstream: Upstream,
     rules: Vec<Rule>,
@@ -132,6 +137,12 @@ impl Policy {
     #[must_use]
     pub fn network(&self) -> &Network {
         &self.inner.network
+    }
+
+    /// What the launcher leaves to the agent's processes.
+    #[must_use]
+    pub fn process(&self) -> &ProcessPolicy {
+        &self.inner.process
     }
 
     /// Which DNS questions are answered.

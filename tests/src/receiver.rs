@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use socket2::{Domain, Socket, Type};
 
 use crate::{
-    deadline::{PATIENCE, wait_for},
+    deadline::{patience, wait_for},
     netns::Netns,
 };
 
@@ -79,7 +79,7 @@ impl Receiver {
     /// If none comes.
     pub fn answer(&self, connection: &mut TcpStream) -> io::Result<()> {
         connection.set_nonblocking(false)?;
-        connection.set_read_timeout(Some(PATIENCE))?;
+        connection.set_read_timeout(Some(patience()))?;
         let mut byte = [0];
         connection.read_exact(&mut byte)?;
         connection.write_all(&byte)
@@ -95,7 +95,7 @@ impl Receiver {
         let to = SocketAddr::new(at, self.port);
         let (control, own) = from.run(|| {
             let stream = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
-            stream.connect_timeout(&to.into(), PATIENCE)?;
+            stream.connect_timeout(&to.into(), patience())?;
             let datagram = Socket::new(Domain::for_address(to), Type::DGRAM, None)?;
             datagram.send_to(b"control", &to.into())?;
             let own = stream.local_addr()?.as_socket();

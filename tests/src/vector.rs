@@ -5,11 +5,21 @@
 
 pub mod call;
 mod descriptors;
+mod devices;
+mod disarm;
+pub mod families;
+pub mod helpers;
 mod icmp;
 pub mod inbound;
+pub mod local;
+mod processes;
+mod ring;
 mod routed;
+pub mod stage;
+mod streams;
 mod tcp;
 mod udp;
+mod unix;
 
 use std::{
     ffi::CString,
@@ -19,13 +29,23 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use stage::Stage;
 
 /// Longest that a call may take which a boundary leaves unanswered.
-pub const PATIENCE: Duration = Duration::from_millis(1_500);
+#[must_use]
+pub fn patience() -> Duration {
+    crate::deadline::in_vain(Duration::from_millis(1_500))
+}
 
 /// Where a way is to lead, and what it carries.
 #[derive(Debug)]
 pub struct Target {
+    /// The way's name.
+    pub name: String,
+    /// What all attempts of this test begin with.
+    pub tag: String,
+    /// What stands outside.
+    pub stage: Stage,
     /// The origin's IPv4 address.
     pub v4: Ipv4Addr,
     /// The origin's IPv6 address.
@@ -39,6 +59,14 @@ pub struct Target {
 }
 
 impl Target {
+    /// The arguments of a `vector` program that makes this attempt alone.
+    fn arguments(&self) -> Vec<String> {
+        let stage = serde_json::to_string(&self.stage).unwrap_or_default();
+        let target = [self.v4.to_string(), self.v6.to_string(), self.tag.clone()];
+        let way = format!("{}={}", self.name, self.port);
+        target.into_iter().chain([stage, way]).collect()
+    }
+
     fn v4(&self) -> SocketAddr {
         (self.v4, self.port).into()
     }
@@ -64,6 +92,12 @@ pub struct Failed {
     error: io::Error,
 }
 
+impl Failed {
+    fn errno(&self) -> i32 {
+        self.error.raw_os_error().unwrap_or(libc::EIO)
+    }
+}
+
 /// What came of a way; where it got somewhere, an address that it saw there.
 pub type Outcome = Result<Option<SocketAddr>, Failed>;
 
@@ -86,6 +120,8 @@ pub struct Attempt {
     pub call: Option<String>,
     /// Its errno.
     pub errno: Option<i32>,
+    /// The signal that ended the process instead.
+    pub signal: Option<i32>,
     /// The address seen: a peer's, or for `wait` and `listening` the own.
     pub seen: Option<SocketAddr>,
     /// The process.
@@ -106,7 +142,22 @@ impl Attempt {
             errno: failure.as_ref().and_then(|it| it.error.raw_os_error()),
             call: failure.map(|it| it.call.to_owned()),
             seen,
+            signal: None,
             pid: std::process::id(),
+        }
+    }
+
+    /// What to say of a process that did not get to say it.
+    #[must_use]
+    pub fn ended(vector: &str, pid: u32, signal: i32) -> Self {
+        Self {
+            vector: vector.to_owned(),
+            ok: false,
+            call: None,
+            errno: None,
+            seen: None,
+            signal: Some(signal),
+            pid,
         }
     }
 
@@ -121,6 +172,9 @@ impl Attempt {
         out.flush()
     }
 }
+
+/// What the bytes of every attempt begin with; a C library that asks a name service says otherwise.
+pub const MARKER: &[u8] = b"x-";
 
 /// The bytes of one attempt, fit for a label of a DNS name.
 #[must_use]
@@ -141,6 +195,9 @@ pub fn gateway_port() -> Option<u16> {
     let (_, port) = proxy.rsplit_once(':')?;
     port.parse().ok()
 }
+
+/// Ways that wait for whoever runs them.
+pub const PATIENT: &[&str] = &["wait", "listen-bind", "listen-unbound"];
 
 /// The way of this name.
 #[must_use]
@@ -234,4 +291,97 @@ const WAYS: &[(&str, Way)] = &[
     ("join4", inbound::join4),
     ("join6", inbound::join6),
     ("inherited", descriptors::inherited),
+    ("uring-tcp", ring::tcp),
+    ("uring-tcp-polled", ring::tcp_polled),
+    ("uring-udp", ring::udp),
+    ("uring-udp-polled", ring::udp_polled),
+    ("splice", streams::splice),
+    ("sendfile", streams::send_file),
+    ("quic", streams::quic),
+    ("metadata", helpers::metadata),
+    ("sweep", families::sweep),
+    ("packet-raw", families::packet_raw),
+    ("packet-dgram", families::packet_datagram),
+    ("packet-namespace", families::packet_by_namespace),
+    ("xdp", families::xdp),
+    ("vsock", families::vsock),
+    ("pppox", families::pppox),
+    ("rds", families::rds),
+    ("tipc", families::tipc),
+    ("key", families::key),
+    ("alg", families::alg),
+    ("bluetooth", families::bluetooth),
+    ("can", families::can),
+    ("netlink-diag", families::netlink_diag),
+    ("gate-udp", families::gate_udp),
+    ("gate-packet", families::gate_packet),
+    ("x32", families::x32),
+    ("tun", devices::tun),
+    ("kmsg", devices::kmsg),
+    ("made-tun", devices::made_tun),
+    ("made-kmsg", devices::made_kmsg),
+    ("made-mem", devices::made_mem),
+    ("made-vhost-net", devices::made_vhost_net),
+    ("made-vhost-vsock", devices::made_vhost_vsock),
+    ("made-ppp", devices::made_ppp),
+    ("made-vsock", devices::made_vsock),
+    ("ptrace", processes::trace),
+    ("process-write", processes::write),
+    ("process-memory", processes::memory),
+    ("process-take", processes::take),
+    ("process-reopen", processes::reopen),
+    ("process-compare", processes::compare),
+    ("process-kill", processes::end),
+    ("terminal", processes::type_at_terminal),
+    ("passed-path", unix::passed),
+    ("passed-abstract", unix::passed),
+    ("unix-stream", unix::connected),
+    ("unix-packets", unix::connected),
+    ("unix-datagram", unix::unconnected),
+    ("unix-datagram-connected", unix::connected),
+    ("unix-abstract", unix::connected),
+    ("unix-abstract-datagram", unix::unconnected),
+    ("docker", unix::connected),
+    ("containerd", unix::connected),
+    ("dbus", unix::connected),
+    ("systemd", unix::connected),
+    ("journald", unix::unconnected),
+    ("syslog", unix::unconnected),
+    ("nscd", unix::connected),
+    ("resolved", unix::connected),
+    ("ssh-agent", unix::connected),
+    ("tmux", unix::connected),
+    ("setuid", helpers::setuid),
+    ("upcall", helpers::upcall),
+    ("cgroup-root", disarm::to_root),
+    ("cgroup-parent", disarm::to_parent),
+    ("cgroup-sibling", disarm::to_sibling),
+    ("cgroup-threads", disarm::thread_to_sibling),
+    ("cgroup-born", disarm::born_outside),
+    ("cgroup-child", disarm::to_child),
+    ("cgroup-threaded", disarm::to_threaded),
+    ("cgroup-remove", disarm::remove_cgroup),
+    ("cgroup-freeze", disarm::freeze_gateway),
+    ("namespace-user", disarm::user_namespace),
+    ("namespace-mount", disarm::mount_namespace),
+    ("namespace-cgroup", disarm::cgroup_namespace),
+    ("namespace-network", disarm::network_namespace),
+    ("bpf-links-pinned", disarm::pinned_links),
+    ("bpf-links", disarm::links_by_id),
+    ("bpf-programs", disarm::programs_by_id),
+    ("bpf-detach", disarm::detach_program),
+    ("bpf-unpin", disarm::unpin),
+    ("bpf-unmount", disarm::unmount),
+    ("gateway-signal", disarm::signal_gateway),
+    ("gateway-ptrace", disarm::trace_gateway),
+    ("gateway-memory", disarm::gateway_memory),
+    ("gateway-descriptor", disarm::gateway_descriptor),
+    ("audit", disarm::audit),
+    ("sysrq", disarm::magic_key),
+    ("core-pattern", disarm::core_pattern),
+    ("bind4", local::bind4),
+    ("bind6", local::bind6),
+    ("device", local::device),
+    ("unix-connect", local::unix_connect),
+    ("unix-sendmsg", local::unix_sendmsg),
 ];

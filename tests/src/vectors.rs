@@ -1,10 +1,12 @@
 //! Every way out, what proves that it is one, and what a boundary does about it.
 
+pub mod outside;
 pub mod pins;
+pub mod rows;
 pub mod session;
 pub mod world;
 
-use session::{Direct, Record};
+use session::{Direct, Record, Who};
 
 /// Where an attempt that works is seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,13 +15,21 @@ pub enum Oracle {
     Origin,
     /// On the node itself: the destination is there.
     Node,
+    /// With the caller: it has what it should not have.
+    Caller,
+    /// With the process outside that was to be ended.
+    Mortal,
 }
 
 /// What a boundary does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Expected {
-    /// Errno that the caller gets; none if every call succeeds.
+    /// Errno that the caller gets; none if every call succeeds, or it does not live to see it.
     pub errno: Option<i32>,
+    /// The signal that ends the caller.
+    pub signal: Option<i32>,
+    /// Why nothing stands in the way here.
+    pub open: Option<&'static str>,
     /// Kind, method and reason of the record; `None` for the method means any.
     pub record: Option<(&'static str, Option<&'static str>, &'static str)>,
 }
@@ -33,22 +43,49 @@ pub struct Row {
     pub oracle: Oracle,
     /// By these errors kernels say that they were built without it.
     pub absent: &'static [i32],
-    /// Needs CAP_NET_RAW, which agents never have: tried by root inside the agent's cgroup.
-    pub root: bool,
+    /// Who it takes, unconfined. What takes root is also tried by nobody, inside.
+    pub control: Who,
+    /// Why there is no control, where there can be none.
+    pub uncontrolled: Option<&'static str>,
     /// With direct connections redirected.
     pub redirect: Expected,
     /// With direct connections refused.
     pub deny: Expected,
+    /// For an unprivileged agent under the launcher, where that differs.
+    pub agent: Option<Expected>,
+    /// For root under the launcher, where that differs.
+    pub rooted: Option<Expected>,
+    /// For root with a container's capabilities, without the launcher, where that differs.
+    pub attached: Option<Expected>,
+    /// The launcher's controls that stand in the way.
+    pub by: &'static [&'static str],
+}
+
+/// Where an attempt stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// An unprivileged agent under the launcher.
+    Agent,
+    /// Root under the launcher.
+    Rooted,
+    /// Root with a container's capabilities, in the cgroup and without the launcher.
+    Attached,
 }
 
 impl Row {
-    /// What is expected in this mode.
+    /// What is expected in this mode and place.
     #[must_use]
-    pub const fn expected(&self, direct: Direct) -> Expected {
-        match direct {
+    pub fn expected(&self, direct: Direct, place: Place) -> Expected {
+        let base = match direct {
             Direct::Redirect => self.redirect,
             Direct::Deny => self.deny,
+        };
+        match place {
+            Place::Agent => self.agent,
+            Place::Rooted => self.rooted.or(self.agent),
+            Place::Attached => self.attached,
         }
+        .unwrap_or(base)
     }
 
     const fn origin(name: &'static str, redirect: Expected, deny: Expected) -> Self {
@@ -56,9 +93,14 @@ impl Row {
             name,
             oracle: Oracle::Origin,
             absent: &[],
-            root: false,
+            control: Who::Nobody,
+            uncontrolled: None,
             redirect,
             deny,
+            agent: None,
+            rooted: None,
+            attached: None,
+            by: &[],
         }
     }
 
@@ -84,21 +126,82 @@ impl Row {
         self
     }
 
-    const fn by_root(mut self) -> Self {
-        self.root = true;
+    /// Takes root: what the agent and a root without capabilities get.
+    const fn by_root(mut self, without: Expected) -> Self {
+        self.control = Who::Root;
+        self.agent = Some(without);
         self
+    }
+
+    /// What root without capabilities gets, where it is not what an agent gets.
+    const fn rooted(mut self, expected: Expected) -> Self {
+        self.rooted = Some(expected);
+        self
+    }
+
+    /// Refused to agents by the launcher before any program sees it.
+    const fn launcher(mut self, by: &'static [&'static str], expected: Expected) -> Self {
+        self.by = by;
+        self.agent = Some(expected);
+        self
+    }
+
+    /// What holds without the launcher.
+    const fn attached(mut self, expected: Expected) -> Self {
+        self.attached = Some(expected);
+        self
+    }
+
+    /// Without a control, and why.
+    const fn uncontrolled(mut self, why: &'static str) -> Self {
+        self.uncontrolled = Some(why);
+        self
+    }
+}
+
+/// Refused without a record: by the launcher's controls, or by the kernel's own rules.
+const fn fails(errno: i32) -> Expected {
+    Expected {
+        errno: Some(errno),
+        record: None,
+        signal: None,
+        open: None,
+    }
+}
+
+/// Ended, with this record.
+const fn killed(hook: &'static str, reason: &'static str) -> Expected {
+    Expected {
+        errno: None,
+        record: Some(("direct", Some(hook), reason)),
+        signal: Some(libc::SIGKILL),
+        open: None,
+    }
+}
+
+/// Not closed here, and why.
+const fn open(why: &'static str) -> Expected {
+    Expected {
+        errno: None,
+        record: None,
+        signal: None,
+        open: Some(why),
     }
 }
 
 /// The connection ends at the gateway, which refuses by policy.
 const GATEWAY: Expected = Expected {
     errno: None,
+    signal: None,
+    open: None,
     record: Some(("tcp", None, "no_rule")),
 };
 
 /// The question ends at the gateway's resolver, which refuses by policy.
 const RESOLVER: Expected = Expected {
     errno: None,
+    signal: None,
+    open: None,
     record: Some(("dns", None, "no_rule")),
 };
 
@@ -107,11 +210,16 @@ const RESOLVER: Expected = Expected {
 pub const fn refused(errno: i32, hook: &'static str, reason: &'static str) -> Expected {
     Expected {
         errno: Some(errno),
+        signal: None,
+        open: None,
         record: Some(("direct", Some(hook), reason)),
     }
 }
 
 const SOCKET: Expected = refused(libc::EPROTONOSUPPORT, "sock_create", "socket_type");
+
+/// The option that it takes is refused.
+const OPTION: Expected = refused(libc::EACCES, "setsockopt", "socket_option");
 
 const fn datagram(hook: &'static str) -> Expected {
     refused(libc::EACCES, hook, "datagram")
@@ -140,7 +248,7 @@ pub fn brief(record: &Record) -> String {
     )
 }
 
-/// Whether this record is the one.
+/// Whether this record is the one; where none is expected, none is.
 #[must_use]
 pub fn is_record(record: &Record, expected: &Expected, port: u16) -> bool {
     let Some((kind, method, reason)) = expected.record else {
@@ -168,12 +276,7 @@ pub const ROWS: &[Row] = &[
     Row::tcp("tcp-fastopen-sendto", "connect4"),
     Row::tcp("tcp-fastopen-connect", "connect4"),
     Row::tcp("tcp-reconnect", "connect4"),
-    Row::origin(
-        "tcp-device",
-        // Sent to the gateway, over the wrong interface.
-        refused(libc::ETIMEDOUT, "egress", "interface"),
-        refused(libc::EACCES, "connect4", "direct_connect"),
-    ),
+    Row::both("tcp-device", OPTION),
     Row::both("tcp-mptcp", SOCKET).unless(NO_MPTCP),
     Row::both("tcp-mptcp6", SOCKET).unless(NO_MPTCP),
     Row::dns("dns-tcp"),
@@ -196,46 +299,37 @@ pub const ROWS: &[Row] = &[
     Row::both("udp-reconnect", datagram("connect4")),
     Row::both("udp-more", datagram("sendmsg4")),
     Row::both("udp-unspec", datagram("sendmsg4")),
-    Row::both("udp-device", datagram("sendmsg4")),
-    Row::both("udp-multicast", datagram("sendmsg4")),
+    Row::both("udp-device", OPTION),
+    Row::both("udp-multicast", OPTION),
     Row::both("udp6-multicast", datagram("sendmsg6")),
-    Row::both("udp-broadcast", datagram("sendmsg4")),
+    Row::both("udp-broadcast", OPTION),
     Row::both("udplite4", SOCKET).unless(NO_PROTOCOL),
     Row::both("udplite6", SOCKET).unless(NO_PROTOCOL),
     Row::both("sctp", SOCKET).unless(NO_PROTOCOL),
     Row::both("dccp", SOCKET).unless(NO_PROTOCOL),
     Row::both("ping4", SOCKET),
     Row::both("ping6", SOCKET),
-    Row::both("raw4", SOCKET).by_root(),
-    Row::both("raw6", SOCKET).by_root(),
-    Row::both("raw-header", SOCKET).by_root(),
+    Row::both("raw4", SOCKET).by_root(fails(libc::EPERM)),
+    Row::both("raw6", SOCKET).by_root(fails(libc::EPERM)),
+    Row::both("raw-header", SOCKET).by_root(fails(libc::EPERM)),
     // To the gateway's address, out of an interface where somebody else has it.
-    Row::both("device-udp", dropped("interface")),
-    Row::both("interface-udp4", dropped("interface")),
-    Row::both("interface-udp6", dropped("interface")),
+    Row::both("device-udp", OPTION),
+    Row::both("interface-udp4", OPTION),
+    Row::both("interface-udp6", OPTION),
     Row::both("info-cmsg4", dropped("interface")),
     Row::both("info-cmsg6", dropped("interface")),
-    Row::both(
-        "rthdr-tcp",
-        refused(libc::ETIMEDOUT, "egress", "extension_header"),
-    ),
-    Row::both(
-        "rthdr-udp",
-        refused(libc::EPERM, "egress", "extension_header"),
-    ),
+    Row::both("rthdr-tcp", OPTION),
+    Row::both("rthdr-udp", OPTION),
     // The one kind that a control message may carry takes CONFIG_IPV6_MIP6.
     Row::both(
         "rthdr-cmsg",
         refused(libc::EPERM, "egress", "extension_header"),
     )
     .unless(&[libc::EINVAL]),
-    Row::both(
-        "srr-tcp",
-        refused(libc::ETIMEDOUT, "egress", "header_options"),
-    )
-    .by_root(),
-    Row::both("srr-udp", refused(libc::EPERM, "egress", "header_options")).by_root(),
-    Row::both("srr-cmsg", refused(libc::EPERM, "egress", "header_options")).by_root(),
+    Row::both("srr-tcp", OPTION).by_root(OPTION),
+    Row::both("srr-udp", OPTION).by_root(OPTION),
+    Row::both("srr-cmsg", refused(libc::EPERM, "egress", "header_options"))
+        .by_root(fails(libc::EPERM)),
 ];
 
 /// What is recorded where somebody connects in.

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use sluice_tests::{
     agent::Agent,
-    deadline::wait_for,
+    deadline::{in_vain, scaled, wait_for},
     needs_root,
     netns::Netns,
     probe::{Kind, Probe},
@@ -42,10 +42,10 @@ sys.stdin.read()
 /// Whether a peer in this namespace gets in, and gets its byte back.
 fn gets_in(from: &Netns, to: SocketAddr) -> Result<bool> {
     from.run(|| {
-        let Ok(mut stream) = TcpStream::connect_timeout(&to, KNOCK) else {
+        let Ok(mut stream) = TcpStream::connect_timeout(&to, in_vain(KNOCK)) else {
             return Ok(false);
         };
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(scaled(PATIENCE)))?;
         stream.write_all(b"x")?;
         let mut byte = [0];
         stream.read_exact(&mut byte).context("no answer")?;

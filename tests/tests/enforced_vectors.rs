@@ -6,28 +6,89 @@ use sluice_tests::{
     skip,
     vector::{Attempt, marker},
     vectors::{
-        Oracle, ROWS, Row, brief, is_record,
-        session::{Bench, Direct},
+        Oracle, Place, ROWS, Row, brief, is_record, rows,
+        session::{Bench, Direct, Record, Session, Who},
         world::{Seen, World},
     },
 };
 
-fn bench() -> Bench {
-    Bench::new(Path::new(env!("CARGO_BIN_EXE_vector"))).expect("a bench")
+/// Ports of attempts begin here, each test with its own.
+const CONTROLS: u16 = 2100;
+const CONFINED: u16 = 3000;
+
+/// A row and the port of its attempt.
+type Numbered = (&'static Row, u16);
+
+/// A world, everybody in it, and where attempts start.
+struct Scene {
+    world: World,
+    bench: Bench,
 }
 
-/// Each row with a port of its own.
-fn numbered(first: u16, root: bool) -> Vec<(&'static Row, u16)> {
-    let rows = ROWS.iter().filter(|row| row.root == root);
-    rows.zip(first..).collect()
+impl Scene {
+    fn new() -> Self {
+        let world = World::new().expect("a world");
+        let mut bench = Bench::new(Path::new(env!("CARGO_BIN_EXE_vector"))).expect("a bench");
+        let outsider = Path::new(env!("CARGO_BIN_EXE_outsider"));
+        bench.furnish(&world, outsider).expect("outsiders");
+        Self { world, bench }
+    }
+
+    /// All that came of attempts that are over.
+    fn seen(&mut self, tag: &str) -> (Seen, bool) {
+        let outside = self.bench.outside().expect("outsiders");
+        outside.speak(&self.world).expect("the outsider speaks");
+        let ended = !outside.mortal_lives().expect("somebody to end");
+        (self.world.seen(tag).expect("controls"), ended)
+    }
+
+    /// Names of rows that this kernel says it was built without.
+    fn absent(&mut self, rows: &[Numbered]) -> Vec<&'static str> {
+        let may_be = |who| {
+            let of = rows.iter().filter(move |(row, _)| row.control == who);
+            of.filter(|(row, _)| !row.absent.is_empty())
+                .copied()
+                .collect::<Vec<_>>()
+        };
+        let mut absent = Vec::new();
+        for who in [Who::Nobody, Who::Root] {
+            let rows = may_be(who);
+            let tag = format!("absent-{who:?}");
+            let results = self.free(who, &tag, &rows);
+            let pairs = rows.iter().zip(&results);
+            absent.extend(
+                pairs
+                    .filter(|((row, _), result)| is_absent(row, result))
+                    .map(|((row, _), _)| row.name),
+            );
+        }
+        self.seen("absent");
+        absent
+    }
+
+    fn free(&self, who: Who, tag: &str, rows: &[Numbered]) -> Vec<Attempt> {
+        let session = self
+            .bench
+            .free(&self.world.node, who == Who::Root, tag, &attempts(rows))
+            .expect("a session");
+        let (results, _) = session.finish().expect("it ends");
+        assert_eq!(results.len(), rows.len());
+        results
+    }
 }
 
-fn attempts(rows: &[(&'static Row, u16)]) -> Vec<(&'static str, u16)> {
+fn attempts(rows: &[Numbered]) -> Vec<(&'static str, u16)> {
     rows.iter().map(|(row, port)| (row.name, *port)).collect()
 }
 
 /// Whether an attempt is seen where it would be.
-fn is_seen(seen: &Seen, row: &Row, tag: &str, port: u16) -> bool {
+fn is_seen(
+    (seen, ended): &(Seen, bool),
+    row: &Row,
+    tag: &str,
+    port: u16,
+    result: &Attempt,
+) -> bool {
     let marker = marker(tag, row.name);
     match row.oracle {
         Oracle::Origin => seen
@@ -36,6 +97,8 @@ fn is_seen(seen: &Seen, row: &Row, tag: &str, port: u16) -> bool {
             .any(|packet| packet.carries(&marker) || packet.has_port(port)),
         // What the gateway is told carries the marker as well.
         Oracle::Node => seen.local.iter().any(|packet| packet.has_port(port)),
+        Oracle::Caller => result.ok,
+        Oracle::Mortal => *ended,
     }
 }
 
@@ -51,121 +114,197 @@ fn every_vector_gets_out_without_a_boundary() {
     if !skip::is_root() {
         return;
     }
-    let (world, bench) = (World::new().expect("a world"), bench());
+    let mut scene = Scene::new();
     let mut silent = Vec::new();
-    for (root, first, tag) in [(false, 2000, "free"), (true, 2200, "free-root")] {
-        let rows = numbered(first, root);
-        let session = bench
-            .free(&world.node, root, tag, &attempts(&rows))
-            .expect("a session");
-        let (results, _) = session.finish().expect("it ends");
-        assert_eq!(results.len(), rows.len());
-        let seen = world.seen(tag).expect("controls");
+    let all: Vec<Numbered> = rows::all().zip(CONTROLS..).collect();
+    // Somebody else's boundary, so that there are programs to be found.
+    let other = scene
+        .bench
+        .confined(&scene.world.node, Direct::Redirect, "other", &[("wait", 1)])
+        .expect("a session");
+    other.next().expect("it waits");
+    for who in [Who::Nobody, Who::Root] {
+        let tag = format!("free-{who:?}");
+        let rows: Vec<_> = all
+            .iter()
+            .filter(|(row, _)| row.control == who && row.uncontrolled.is_none())
+            .copied()
+            .collect();
+        let results = scene.free(who, &tag, &rows);
+        let seen = scene.seen(&tag);
         for ((row, port), result) in rows.iter().zip(&results) {
             if is_absent(row, result) {
                 eprintln!("this kernel has no {}: {result:?}", row.name);
-            } else if !is_seen(&seen, row, tag, *port) {
+            } else if !is_seen(&seen, row, &tag, *port, result) {
                 silent.push(format!("{result:?}"));
             }
         }
     }
+    other.finish().expect("it ends");
     assert!(silent.is_empty(), "not seen:\n{}", silent.join("\n"));
 }
 
 #[test]
 fn no_vector_gets_out_where_connections_are_redirected() {
     if skip::is_root() {
-        confine(Direct::Redirect);
+        confine(Direct::Redirect, Place::Agent, ROWS.iter());
     }
 }
 
 #[test]
 fn no_vector_gets_out_where_connections_are_refused() {
     if skip::is_root() {
-        confine(Direct::Deny);
+        confine(Direct::Deny, Place::Agent, ROWS.iter());
     }
 }
 
-/// Tries all rows in one run, those that take root beside it in the same cgroup.
-fn confine(direct: Direct) {
-    let (world, bench) = (World::new().expect("a world"), bench());
-    let (rows, root_rows) = (numbered(3000, false), numbered(3200, true));
-    let ways = [attempts(&rows), vec![("wait", 1)]].concat();
-    let tag = direct.label();
+#[test]
+fn no_vector_gets_root_out_under_the_launcher() {
+    if skip::is_root() {
+        confine(Direct::Redirect, Place::Rooted, ROWS.iter());
+    }
+}
+
+#[test]
+fn no_vector_gets_root_out_of_a_container() {
+    if skip::is_root() {
+        confine(Direct::Redirect, Place::Attached, ROWS.iter());
+    }
+}
+
+/// Tries all rows in one run.
+fn confine(direct: Direct, place: Place, rows: impl Iterator<Item = &'static Row>) {
+    let mut scene = Scene::new();
+    let rows: Vec<Numbered> = rows.zip(CONFINED..).collect();
+    let tag = format!("{}-{place:?}", direct.label());
     // What the kernel does not have outside a boundary is not expected of it inside.
-    let control = format!("{tag}-control");
-    let maybe: Vec<_> = rows
-        .iter()
-        .filter(|(row, _)| !row.absent.is_empty())
-        .copied()
-        .collect();
-    let session = bench
-        .free(&world.node, false, &control, &attempts(&maybe))
-        .expect("a session");
-    let (controls, _) = session.finish().expect("it ends");
-    let absent: Vec<_> = maybe
-        .iter()
-        .zip(&controls)
-        .filter(|((row, _), result)| is_absent(row, result))
-        .map(|((row, _), _)| row.name)
-        .collect();
-    world.seen(&control).expect("controls");
-
-    let mut session = bench
-        .confined(&world.node, direct, tag, &ways)
-        .expect("a session");
-    let mut results: Vec<Attempt> = rows
-        .iter()
-        .map(|_| session.next().expect("an attempt"))
-        .collect();
-    let waiting = session.next().expect("it waits");
-    let root_tag = format!("{tag}-root");
-    let beside = bench
-        .inside_as_root(&world.node, waiting.pid, &root_tag, &attempts(&root_rows))
-        .expect("a session beside");
-    results.extend(beside.finish().expect("it ends").0);
-    let seen = world.seen(tag).expect("controls");
-    session.go().expect("it goes on");
-    let (_, records) = session.finish().expect("it ends");
-
+    let absent = scene.absent(&rows);
+    let (results, records, seen) = run(&mut scene, direct, place, &tag, &rows);
     let mut wrong = Vec::new();
-    let tried = rows.iter().chain(&root_rows);
-    for ((row, port), result) in tried.zip(&results) {
-        let expected = row.expected(direct);
-        let tag = if row.root { &root_tag } else { tag };
+    let mut open = Vec::new();
+    for ((row, port), result) in rows.iter().zip(&results) {
         assert_eq!(row.name, result.vector);
-        if is_seen(&seen, row, tag, *port) {
-            wrong.push(format!("{}: IT GOT OUT", row.name));
-        }
+        let expected = row.expected(direct, place);
+        let got_out = is_seen(&seen, row, &tag, *port, result);
         if absent.contains(&row.name) {
-            assert!(!result.ok, "{result:?}");
+            if got_out || result.ok {
+                wrong.push(format!("{}: not even there, and IT GOT OUT", row.name));
+            }
             continue;
         }
-        if result.errno != expected.errno || result.ok != expected.errno.is_none() {
+        if expected.open.is_some() {
+            open.push((marker(&tag, row.name), *port));
+            if !got_out {
+                wrong.push(format!("{}: said to be open: {result:?}", row.name));
+            }
+            continue;
+        }
+        if got_out {
+            wrong.push(format!("{}: IT GOT OUT: {result:?}", row.name));
+        }
+        let ends = expected.errno.is_none() && expected.signal.is_none();
+        if (result.errno, result.signal, result.ok) != (expected.errno, expected.signal, ends) {
             wrong.push(format!(
                 "{}: expected {expected:?}, got {result:?}",
                 row.name
             ));
         }
-        if !records.iter().any(|it| is_record(it, &expected, *port)) {
-            let command = format!("v{port} ");
-            let about: Vec<_> = records
-                .iter()
-                .map(brief)
-                .filter(|it| it.starts_with(&command))
-                .collect();
-            wrong.push(format!(
-                "{}: no record {expected:?} among {about:?}",
-                row.name
-            ));
-        }
+        wrong.extend(unrecorded(row, &expected, *port, &records));
     }
     // Not even something that nobody thought of.
     wrong.extend(
-        seen.arrived
+        seen.0
+            .arrived
             .iter()
             .filter(|packet| !packet.is_housekeeping())
+            .filter(|packet| {
+                let is = |(marker, port): &(Vec<u8>, u16)| {
+                    packet.carries(marker) || packet.has_port(*port)
+                };
+                !open.iter().any(is)
+            })
             .map(|packet| format!("arrived: {packet}")),
     );
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// What is wrong with the records of an attempt.
+fn unrecorded(
+    row: &Row,
+    expected: &sluice_tests::vectors::Expected,
+    port: u16,
+    records: &[Record],
+) -> Option<String> {
+    let command = format!("v{port} ");
+    let about = || {
+        let all = records.iter().map(brief);
+        all.filter(|it| it.starts_with(&command))
+            .collect::<Vec<_>>()
+    };
+    let found = records.iter().any(|it| is_record(it, expected, port));
+    (expected.record.is_some() && !found)
+        .then(|| format!("{}: no record {expected:?} among {:?}", row.name, about()))
+}
+
+/// Makes the attempts at this place; answers with what they said, what was recorded and seen.
+fn run(
+    scene: &mut Scene,
+    direct: Direct,
+    place: Place,
+    tag: &str,
+    rows: &[Numbered],
+) -> (Vec<Attempt>, Vec<Record>, (Seen, bool)) {
+    let ways = [attempts(rows), vec![("wait", 1)]].concat();
+    let policy = format!(
+        "schema = 1\nagent = \"vectors\"\n[network]\ndirect = \"{}\"\n",
+        direct.label()
+    );
+    let start = |who, tag: &str, ways: &[(&str, u16)]| {
+        let session = scene
+            .bench
+            .launched(&scene.world.node, who, &policy, tag, ways);
+        session.expect("a session")
+    };
+    let take = |session: &Session| -> Vec<Attempt> {
+        rows.iter()
+            .map(|_| session.next().expect("an attempt"))
+            .collect()
+    };
+    let (mut session, results) = match place {
+        Place::Agent | Place::Rooted => {
+            let who = if place == Place::Agent {
+                Who::Nobody
+            } else {
+                Who::Root
+            };
+            let session = start(who, tag, &ways);
+            let results = take(&session);
+            (session, results)
+        }
+        Place::Attached => {
+            let mut session = start(Who::Nobody, &format!("{tag}-beside"), &[("wait", 1)]);
+            let waiting = session.next().expect("it waits");
+            let beside = scene
+                .bench
+                .inside(
+                    &scene.world.node,
+                    waiting.pid,
+                    Who::Container,
+                    tag,
+                    &attempts(rows),
+                )
+                .expect("a session beside");
+            let results = take(&beside);
+            beside.finish().expect("it ends");
+            assert_eq!(session.go().ok(), Some(()), "it goes on");
+            (session, results)
+        }
+    };
+    if place != Place::Attached {
+        session.next().expect("it waits");
+        session.go().expect("it goes on");
+    }
+    let seen = scene.seen(tag);
+    let (_, records) = session.finish().expect("it ends");
+    (results, records, seen)
 }

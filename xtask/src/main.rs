@@ -14,6 +14,7 @@ mod isolated;
 mod process;
 mod setup;
 mod test;
+mod vm;
 mod workspace;
 
 use std::{ffi::OsString, process::ExitCode};
@@ -47,6 +48,8 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Run the tests on the real kernel on other kernels, in virtual machines
+    Vm(vm::Arguments),
     /// Check sources, format, lints, documentation and layout, as CI does
     Ci,
     /// Measure what the boundary costs
@@ -69,6 +72,12 @@ enum Task {
     /// Do what an agent does, and say how long it took (what is measured)
     #[command(hide = true)]
     BenchProbe,
+    /// Be the first process of a virtual machine
+    #[command(hide = true)]
+    VmInit,
+    /// Work through the plan of a virtual machine
+    #[command(hide = true)]
+    VmSuite,
     /// Show the demo as root, once everything is built
     #[command(hide = true)]
     Demo,
@@ -80,6 +89,9 @@ fn main() -> ExitCode {
         Task::Run { command, .. } if command.is_empty() => demo::prepare(),
         Task::Run { policy, command } => confine::run(&policy, &command),
         Task::Test { arguments } => test::run(&arguments),
+        Task::Vm(arguments) => vm::run(&arguments),
+        Task::VmInit => vm::inside::init(),
+        Task::VmSuite => vm::inside::suite(),
         Task::Ci => ci::run().map(|()| ExitCode::SUCCESS),
         Task::Bench { bench } => bench::run(&bench),
         Task::BenchProbe => bench::probe::run().map(|()| ExitCode::SUCCESS),

@@ -3,7 +3,7 @@
 use std::{
     ffi::{OsStr, OsString},
     os::unix::process::ExitStatusExt as _,
-    process::{Child, Command, ExitCode, Output},
+    process::{Child, Command, ExitCode, Output, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -70,6 +70,8 @@ pub(crate) trait Run {
     /// Runs it and answers with its standard output; anything but success is an error that
     /// shows its standard error.
     fn read(&mut self) -> Result<String>;
+    /// As [`Run::read`], but its standard error is the user's to see.
+    fn read_aloud(&mut self) -> Result<String>;
     /// Runs it in silence and answers with its status and output.
     fn capture(&mut self) -> Result<Output>;
 }
@@ -110,6 +112,15 @@ impl Run for Command {
                 output.status,
                 String::from_utf8_lossy(&output.stderr).trim_end()
             );
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    fn read_aloud(&mut self) -> Result<String> {
+        eprintln!("xtask: $ {}", line(self));
+        let output = self.stderr(Stdio::inherit()).capture()?;
+        if !output.status.success() {
+            bail!("`{}` failed: {}", line(self), output.status);
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }

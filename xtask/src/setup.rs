@@ -6,6 +6,7 @@ mod linker;
 mod nginx;
 mod node;
 pub(crate) mod packages;
+mod qemu;
 pub(crate) mod toolchain;
 
 use anyhow::{Context as _, Result};
@@ -21,6 +22,8 @@ pub(crate) enum Scope {
     Test,
     /// Format, lints and documentation.
     Check,
+    /// Virtual machines, and the tests that run in them.
+    Vm,
     /// Everything.
     All,
 }
@@ -32,7 +35,8 @@ impl Scope {
             Self::Build | Self::Demo | Self::Check => {
                 matches!(other, Self::Build) || self as u8 == other as u8
             }
-            Self::Test => !matches!(other, Self::Check),
+            Self::Test => !matches!(other, Self::Check | Self::Vm),
+            Self::Vm => !matches!(other, Self::Check),
             Self::All => true,
         }
     }
@@ -74,6 +78,7 @@ const STEPS: &[Step] = &[
     nginx::NGINX,
     packages::TEST,
     node::NODE,
+    qemu::QEMU,
 ];
 
 /// Sees to it that everything in `scope` is there.

@@ -39,6 +39,17 @@ struct Finding {
 }
 
 impl Finding {
+    fn optional<E: Into<anyhow::Error>>(
+        check: impl Into<String>,
+        result: Result<String, E>,
+        without: &str,
+    ) -> Self {
+        Self {
+            required: false,
+            ..Self::required(check, result, without)
+        }
+    }
+
     fn required<E: Into<anyhow::Error>>(
         check: impl Into<String>,
         result: Result<String, E>,
@@ -143,6 +154,12 @@ fn examine() -> Vec<Finding> {
             "without it the boundary would end with the gateway",
         ));
         findings.extend(programs());
+        findings.push(Finding {
+            check: "names of unix sockets".to_owned(),
+            ok: probe::reads_unix_names(),
+            required: false,
+            detail: "without them a policy allows all unix sockets or none".to_owned(),
+        });
         findings.push(Finding::required(
             "canary",
             canary().map(|()| "could not get out".to_owned()),
@@ -153,6 +170,10 @@ fn examine() -> Vec<Finding> {
     findings
 }
 
+/// What follows where a kernel has no programs on unix sockets.
+const WITHOUT_UNIX: &str =
+    "agents reach every unix socket that their user may; kernels from 6.7 on have it";
+
 /// Each program's answer.
 fn programs() -> Vec<Finding> {
     let mend = "the boundary would have a hole here; kernels from 6.1 on have it";
@@ -161,7 +182,12 @@ fn programs() -> Vec<Finding> {
             .into_iter()
             .map(|probe| {
                 let seen = probe.result.map(|()| "loads and attaches".to_owned());
-                Finding::required(format!("program {}", probe.program), seen, mend)
+                let check = format!("program {}", probe.program);
+                if probe.optional {
+                    Finding::optional(check, seen, WITHOUT_UNIX)
+                } else {
+                    Finding::required(check, seen, mend)
+                }
             })
             .collect(),
         Err(error) => vec![Finding::required("programs", Err(error), mend)],
@@ -173,7 +199,7 @@ fn canary() -> anyhow::Result<()> {
     in_scratch(|run, agent, gateway| {
         let pins = Pins::create(&bpffs::root()?, run)?;
         // No gateway listens there: nothing at all must get out.
-        let spec = AgentSpec::new(&Policy::locked_down(), agent.id()?, 9);
+        let spec = AgentSpec::new(&Policy::locked_down(), agent.id()?, 9)?;
         let boundary = Boundary::raise(&spec, agent, gateway, pins)?;
         let result = Canary::set_out().and_then(|canary| canary.check(agent));
         boundary.lower()?;
@@ -185,7 +211,7 @@ fn canary() -> anyhow::Result<()> {
 fn leavers() -> Finding {
     let seen = in_scratch(|run, agent, gateway| {
         let pins = Pins::create(&bpffs::root()?, run)?;
-        let spec = AgentSpec::new(&Policy::locked_down(), agent.id()?, 9);
+        let spec = AgentSpec::new(&Policy::locked_down(), agent.id()?, 9)?;
         let boundary = Boundary::raise(&spec, agent, gateway, pins)?;
         let held = boundary.held().leavers;
         let killed = if held {

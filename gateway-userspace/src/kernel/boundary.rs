@@ -4,7 +4,7 @@ use std::{fs, io, os::fd::AsRawFd, sync::Arc};
 
 use aya::{
     Ebpf, EbpfError,
-    maps::{MapData, MapError, SkStorage},
+    maps::{HashMap, MapData, MapError, SkStorage},
     programs::{
         ProgramError,
         links::{LinkError, PinnedLink},
@@ -14,20 +14,25 @@ use gateway_common::{LISTENER_MARK, process::KernelLayout};
 
 use super::{
     abi::Wire,
-    attach,
+    attach::{self, Place},
     bpffs::{BpffsError, Pins},
     cgroup::{Cgroup, CgroupError},
+    devices,
     held::KernelHeld,
     layout,
     leavers::Watch,
     object,
-    processes::{Names, Processes},
-    spec::AgentSpec,
+    processes::{Members, Names, Processes},
+    spec::{AgentSpec, Tells},
+    unix,
 };
 
 /// The programs on an agent's cgroup. Without any one of them the agent does not start.
-pub const AGENT_PROGRAMS: [&str; 13] = [
+pub const AGENT_PROGRAMS: [&str; 16] = [
     "sock_create",
+    "bind4",
+    "bind6",
+    "device",
     "setsockopt",
     "connect4",
     "connect6",
@@ -41,6 +46,10 @@ pub const AGENT_PROGRAMS: [&str; 13] = [
     "ingress",
     "agent_ops",
 ];
+
+/// Programs on an agent's cgroup that older kernels lack: unix sockets stay open there, and the
+/// boundary says so in [`Boundary::held`].
+pub const OPTIONAL_PROGRAMS: [&str; 2] = ["unix_connect", "unix_sendmsg"];
 
 /// The programs that keep account of the agent's processes and let none of them leave. They are
 /// attached together or not at all, and need the kernel's type information.
@@ -84,6 +93,49 @@ pub enum BoundaryError {
         #[source]
         source: io::Error,
     },
+    /// A program that aya has no type for could not be linked.
+    #[error("linking program {program}")]
+    Link {
+        /// The program.
+        program: &'static str,
+        /// What did not fit.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The kernel refused the code of a program that aya has no type for.
+    #[error("verifying program {program}")]
+    Verify {
+        /// The program.
+        program: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// Somebody else's program is on the hook and suffers no other beside it.
+    #[error(
+        "attaching program {program}: BPF program {id} of somebody else is on the same hook of \
+         this cgroup, or of one above it, and suffers no other beside it; find out whose it is \
+         with `bpftool cgroup tree`, and have it attached with BPF_F_ALLOW_MULTI"
+    )]
+    InTheWay {
+        /// Ours.
+        program: &'static str,
+        /// The id of the other.
+        id: u32,
+    },
+    /// Policy names unix sockets, and the kernel shows no names.
+    #[error(
+        "policy names the unix socket {0}, and this kernel does not let a program read names \
+         (it takes the kernel's type information, and no lockdown for confidentiality); write \
+         `unix = []` or `unix = [\"any\"]`"
+    )]
+    UnixNames(String),
+    /// Policy allows the agent's own unix sockets, and nothing tells them from others.
+    #[error(
+        "policy says `unix = [\"self\"]`, and nothing here tells the agent's own unix sockets from \
+         others: that takes `bpf` among the active security modules; name the sockets instead"
+    )]
+    UnixOwn,
     /// A link was pinned and cannot be opened again.
     #[error("opening the pinned link of {program}")]
     Reopen {
@@ -156,11 +208,31 @@ impl Boundary {
         gateway: &Cgroup,
         pins: Pins,
     ) -> Result<Self, BoundaryError> {
+        Self::replace(spec, agent, gateway, pins, None)
+    }
+
+    /// The same, in place of a boundary whose pins are `before`: program by program, each
+    /// exchanged at once, and never without one. The pins move over. On an error what was there
+    /// before stays, whether exchanged by then or not.
+    ///
+    /// # Errors
+    /// As [`Self::raise`].
+    pub fn replace(
+        spec: &AgentSpec,
+        agent: &Cgroup,
+        gateway: &Cgroup,
+        pins: Pins,
+        before: Option<&Pins>,
+    ) -> Result<Self, BoundaryError> {
+        let support = unix::support();
+        tells_apart(&spec.tells, support)?;
         let layout = layout::of_kernel(agent.level()?).unwrap_or_else(|error| {
             tracing::warn!(%error, "nobody keeps account of the agent's processes");
             KernelLayout::UNKNOWN
         });
-        let ebpf = object::load(spec.config, &spec.loopback, layout)?;
+        let mut ebpf = object::load(spec, layout)?;
+        unix::fill(&mut ebpf, &spec.tells.unix_names)?;
+        devices::fill(&mut ebpf, &spec.devices)?;
         let mut boundary = Self {
             ebpf,
             links: Vec::new(),
@@ -169,8 +241,14 @@ impl Boundary {
             processes: None,
             watch: None,
         };
-        match boundary.attach_all(agent, gateway, layout) {
+        let attached = boundary.attach_all(agent, gateway, before, support);
+        if attached.is_ok() && layout.present == 1 {
+            boundary.attach_processes(agent);
+        }
+        match attached {
             Ok(()) => Ok(boundary),
+            // Whatever holds is better than nothing: the agent may be there already.
+            Err(error) if before.is_some() => Err(error),
             Err(error) => {
                 // The first error is the one to tell; what could not be removed, the next run
                 // sweeps.
@@ -186,38 +264,34 @@ impl Boundary {
         &mut self,
         agent: &Cgroup,
         gateway: &Cgroup,
-        layout: KernelLayout,
+        before: Option<&Pins>,
+        support: unix::Support,
     ) -> Result<(), BoundaryError> {
-        let gateway = gateway.open()?;
-        self.attach(GATEWAY_PROGRAM, &gateway)?;
-        let folder = agent.open()?;
+        let opened = gateway.open()?;
+        self.attach(GATEWAY_PROGRAM, &opened, gateway.id()?, None)?;
+        let (opened, id) = (agent.open()?, agent.id()?);
         AGENT_PROGRAMS
             .iter()
-            .try_for_each(|program| self.attach(program, &folder))?;
-        if layout.present == 1 {
-            self.attach_processes(agent, &folder);
+            .try_for_each(|program| self.attach(program, &opened, id, before))?;
+        if support.hooks {
+            self.attach_unix(&opened, id, before)?;
+            self.held.unix = true;
+            self.held.unix_paths = support.offsets.is_some();
         }
         Ok(())
     }
 
     /// Attaches what keeps account of processes. Without it the boundary is lower, not down.
-    fn attach_processes(&mut self, agent: &Cgroup, folder: &fs::File) {
+    fn attach_processes(&mut self, agent: &Cgroup) {
         let before = self.links.len();
-        let attached = PROCESS_PROGRAMS
-            .iter()
-            .try_for_each(|program| self.attach(program, folder))
-            .and_then(|()| {
-                let processes = Processes::new(self.take_map("PROCESSES")?)?;
-                self.watch = Some(Watch::start(self, Arc::clone(&processes), agent.path())?);
-                self.processes = Some(processes);
-                Ok(())
-            });
-        match attached {
+        match self.try_processes(agent) {
             Ok(()) => self.held.leavers = true,
             Err(error) => {
                 // Some of them without the others would tell what is not so.
                 for link in self.links.drain(before..) {
-                    drop(link.unpin());
+                    if let Err(error) = link.unpin() {
+                        tracing::warn!(%error, "removing a pin");
+                    }
                 }
                 let error = anyhow::Error::from(error);
                 tracing::warn!("processes that leave are not killed: {error:#}");
@@ -225,14 +299,68 @@ impl Boundary {
         }
     }
 
+    fn try_processes(&mut self, agent: &Cgroup) -> Result<(), BoundaryError> {
+        for name in PROCESS_PROGRAMS {
+            let program = self
+                .ebpf
+                .program_mut(name)
+                .ok_or(BoundaryError::Missing(name))?;
+            let link = attach::trace(name, program, &self.pins.link(name))?;
+            self.links.push(link);
+        }
+        let processes = Processes::new(self.take_map("PROCESSES")?)?;
+        let mut members: Members = self.take_map("MEMBERS")?;
+        // From here on the programs see every process that comes; these were there before.
+        processes.adopt(agent, &mut members)?;
+        let orders = self.take_map("LEAVERS")?;
+        let watch = Watch::start(orders, members, Arc::clone(&processes), agent.path())?;
+        self.watch = Some(watch);
+        self.processes = Some(processes);
+        Ok(())
+    }
+
+    /// Attaches the programs on unix sockets, which aya cannot.
+    fn attach_unix(
+        &mut self,
+        cgroup: &fs::File,
+        id: u64,
+        before: Option<&Pins>,
+    ) -> Result<(), BoundaryError> {
+        for (name, attach_type) in unix::PROGRAMS {
+            let before = before.map(|pins| pins.link(name));
+            let place = Place {
+                cgroup,
+                id,
+                before: before.as_deref(),
+            };
+            let link = unix::attach(name, attach_type, object::OBJECT, &self.ebpf, place)?;
+            let pin = self.pins.link(name);
+            self.links.push(link.pin(name, &pin, place.before)?);
+        }
+        Ok(())
+    }
+
     /// Verifies one program, attaches it by a link, and pins the link.
-    fn attach(&mut self, name: &'static str, cgroup: &fs::File) -> Result<(), BoundaryError> {
+    fn attach(
+        &mut self,
+        name: &'static str,
+        cgroup: &fs::File,
+        id: u64,
+        before: Option<&Pins>,
+    ) -> Result<(), BoundaryError> {
+        let before = before.map(|pins| pins.link(name));
+        let place = Place {
+            cgroup,
+            id,
+            before: before.as_deref(),
+        };
         let program = self
             .ebpf
             .program_mut(name)
             .ok_or(BoundaryError::Missing(name))?;
-        let link = attach::attach(name, program, cgroup)?;
-        self.links.push(link.pin(name, &self.pins.link(name))?);
+        let link = attach::attach(name, program, place)?;
+        let pin = self.pins.link(name);
+        self.links.push(link.pin(name, &pin, place.before)?);
         Ok(())
     }
 
@@ -246,6 +374,23 @@ impl Boundary {
         let mut storage = SkStorage::<_, u32>::try_from(map).map_err(map_error(MAP))?;
         storage
             .insert(socket, LISTENER_MARK, 0)
+            .map_err(map_error(MAP))
+    }
+
+    /// Says that the gateway listens in these network namespaces, given by their cookies.
+    ///
+    /// # Errors
+    /// If there are more than [`gateway_common::NAMESPACES_MAX`].
+    pub fn serve_namespaces(
+        &mut self,
+        cookies: impl IntoIterator<Item = u64>,
+    ) -> Result<(), BoundaryError> {
+        const MAP: &str = "NAMESPACES";
+        let map = self.ebpf.map_mut(MAP).ok_or(BoundaryError::Missing(MAP))?;
+        let mut served = HashMap::<_, u64, u32>::try_from(map).map_err(map_error(MAP))?;
+        cookies
+            .into_iter()
+            .try_for_each(|cookie| served.insert(cookie, 1, 0))
             .map_err(map_error(MAP))
     }
 
@@ -299,6 +444,20 @@ impl Boundary {
         drop(links);
         drop(ebpf);
         Ok(())
+    }
+}
+
+/// Checks that this kernel can tell apart what policy tells apart. Without the hooks everything
+/// on unix sockets is open, and what policy names with it.
+fn tells_apart(tells: &Tells, support: unix::Support) -> Result<(), BoundaryError> {
+    if tells.unix_own {
+        return Err(BoundaryError::UnixOwn);
+    }
+    match tells.unix_names.first() {
+        Some(name) if support.hooks && support.offsets.is_none() => {
+            Err(BoundaryError::UnixNames(name.clone()))
+        }
+        Some(_) | None => Ok(()),
     }
 }
 

@@ -1,4 +1,7 @@
-//! The kernel's own type information: where a field of a struct is.
+//! The kernel's own type information (BTF): where a field of a struct is.
+//!
+//! aya reads all of it and tells none; the crates that do are under a licence that asks more of
+//! this one than it can give.
 //!
 //! Just what is needed to tell an offset: each type's header is read once, and of the structs
 //! that are asked for the members. Anonymous members are looked into.
@@ -6,11 +9,11 @@
 use std::{collections::HashMap, fs, io, sync::OnceLock};
 
 /// Where the kernel gives it out.
-pub const PATH: &str = "/sys/kernel/btf/vmlinux";
+pub(super) const PATH: &str = "/sys/kernel/btf/vmlinux";
 
 /// Why an offset cannot be told.
 #[derive(Debug, thiserror::Error)]
-pub enum BtfError {
+pub(super) enum BtfError {
     /// There is none.
     #[error("reading {PATH}; the kernel was built without CONFIG_DEBUG_INFO_BTF")]
     Read(#[source] io::Error),
@@ -38,7 +41,7 @@ const DEPTH_MAX: u32 = 8;
 
 /// The kernel's types.
 #[derive(Debug)]
-pub struct Types {
+pub(super) struct Types {
     bytes: Vec<u8>,
     strings: usize,
     /// Where each type's header is, by its number less one.
@@ -52,7 +55,7 @@ impl Types {
     ///
     /// # Errors
     /// If the kernel has none, or they cannot be understood.
-    pub fn of_kernel() -> Result<&'static Self, BtfError> {
+    pub(super) fn of_kernel() -> Result<&'static Self, BtfError> {
         static TYPES: OnceLock<Types> = OnceLock::new();
         if let Some(types) = TYPES.get() {
             return Ok(types);
@@ -89,7 +92,9 @@ impl Types {
                 KIND_ARRAY => 12,
                 KIND_STRUCT | KIND_UNION | KIND_DATASEC | KIND_ENUM64 => count * 12,
                 KIND_ENUM | KIND_FUNC_PROTO => count * 8,
-                _ => 0,
+                2 | 7..=12 | 16 | 18 => 0,
+                // A kind of a later kernel: what lies behind it cannot be found.
+                _ => break,
             };
             at = sum(at, 12 + size)?;
         }
@@ -106,7 +111,7 @@ impl Types {
     ///
     /// # Errors
     /// If the kernel has no such field.
-    pub fn offset(&self, of: &'static str, field: &'static str) -> Result<u32, BtfError> {
+    pub(super) fn offset(&self, of: &'static str, field: &'static str) -> Result<u32, BtfError> {
         let missing = BtfError::Missing(of, field);
         let Some(&start) = self.named.get(of.as_bytes()) else {
             return Err(missing);

@@ -3,7 +3,7 @@
 mod gaps;
 mod tally;
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use aya::{
     maps::{MapData, PerCpuArray, RingBuf},
@@ -11,8 +11,10 @@ use aya::{
 };
 use gateway_common::{
     ABI_VERSION,
-    event::{Event, FLAG_OBSERVED, Fold, Hook},
+    agent::Device,
+    event::{Event, FLAG_OBSERVED, Fold, Hook, NamedEvent},
     reason::{REASON_SLOTS, Reason},
+    unix::UnixName,
 };
 use jiff::{SignedDuration, Timestamp};
 use tokio::io::unix::AsyncFd;
@@ -24,10 +26,20 @@ use self::tally::Tally;
 use super::{
     abi::{Wire, pollable},
     boundary::{Boundary, BoundaryError, map_error},
+    devices,
     flows::{boot_time, socket_addr},
     processes::Names,
 };
 use crate::audit::{Audit, Blame, Kind, Outcome, Record, Subject};
+
+/// Where glibc looks for the name service cache, in each program that asks for a user or a host.
+pub const NSCD: &str = "/var/run/nscd/socket";
+
+/// How often folded refusals are told that no other followed.
+const SETTLE_EVERY: Duration = Duration::from_secs(1);
+
+/// How often to settle after an event: once for what was folded since, and once more to be sure.
+const RESTLESS: u8 = 3;
 
 /// Reads the kernel half's refusals and records each.
 pub struct Denials {
@@ -38,6 +50,12 @@ pub struct Denials {
     subject: Subject,
     names: Names,
     malformed: u64,
+    /// By CPU and reason: the exact totals when they were last settled.
+    totals: HashMap<(u32, u32), u64>,
+    /// How many more times to settle. Nothing is folded that no event came before.
+    restless: u8,
+    /// A refusal that is expected of every program, and how often it came up again.
+    habitual: Option<(Record, u64)>,
 }
 
 impl Denials {
@@ -62,9 +80,12 @@ impl Denials {
             subject,
             names: boundary.names(cgroup),
             malformed: 0,
+            totals: HashMap::new(),
+            restless: RESTLESS,
+            habitual: None,
         };
         while let Some(item) = denials.ring.get_mut().next() {
-            if let Ok(event) = Event::read_from_bytes(&item) {
+            if let Some((event, _)) = read(&item) {
                 denials.tally.note(&event);
             }
         }
@@ -77,9 +98,18 @@ impl Denials {
 
     /// Records refusals until `stop`, then what is left, then what was only counted.
     pub async fn run(mut self, stop: CancellationToken) {
+        let mut every = tokio::time::interval(SETTLE_EVERY);
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
+                _ = every.tick() => {
+                    self.drain();
+                    if self.restless > 0 {
+                        self.restless -= 1;
+                        self.record_settled();
+                    }
+                    continue;
+                }
                 ready = self.ring.readable_mut() => match ready {
                     Ok(mut guard) => guard.clear_ready(),
                     Err(error) => {
@@ -97,6 +127,7 @@ impl Denials {
         let lost = self.tally.lost_for_good();
         self.record_loss(lost);
         self.record_unnamed();
+        self.record_habitual();
         self.record_remaining();
     }
 
@@ -106,21 +137,60 @@ impl Denials {
                 break;
             };
             // A record of another size, ABI or code is no event of ours: it is counted.
-            let event = Event::read_from_bytes(&item)
-                .ok()
-                .filter(|event| event.abi == ABI_VERSION);
+            let read = read(&item).filter(|(event, _)| event.abi == ABI_VERSION);
             drop(item);
-            match event.and_then(decode) {
-                Some((event, hook, reason)) => {
+            let decoded = read.and_then(|(event, name)| Some((decode(event)?, name)));
+            match decoded {
+                Some(((event, hook, reason), name)) => {
                     let repeated = self.tally.note(&event);
-                    let record = self.describe(&event, hook, reason, repeated);
-                    self.write(record);
+                    self.restless = RESTLESS;
+                    let mut record = self.describe(&event, hook, reason, repeated);
+                    if let Some(name) = name.as_ref().and_then(unix_name) {
+                        record.path = Some(name);
+                    }
+                    if let Some(record) = self.habit(record) {
+                        self.write(record);
+                    }
                 }
                 None => self.malformed += 1,
             }
         }
         let malformed = std::mem::take(&mut self.malformed);
         self.record_loss(malformed);
+    }
+
+    /// Holds back what every program does by habit, but for the first time: its C library asks
+    /// [`NSCD`] for names and goes on without. The others are told in one record at the end.
+    fn habit(&mut self, mut record: Record) -> Option<Record> {
+        if record.path.as_deref() != Some(NSCD) {
+            return Some(record);
+        }
+        record.hint = Some(format!(
+            "the C library of each program asks this socket first and goes on without; \
+             further times are told together at the end. {}",
+            record.hint.unwrap_or_default()
+        ));
+        let Some(held) = &mut self.habitual else {
+            let mut next = record.clone();
+            next.process = None;
+            next.repeated = 0;
+            self.habitual = Some((next, 0));
+            return Some(record);
+        };
+        held.1 += 1 + record.repeated;
+        None
+    }
+
+    /// Tells how often [`Self::habit`] held something back.
+    fn record_habitual(&mut self) {
+        if let Some((mut record, count)) = self.habitual.take()
+            && count > 0
+        {
+            record.time = Timestamp::now();
+            record.event = uuid::Uuid::now_v7();
+            record.repeated = count - 1;
+            self.write(record);
+        }
     }
 
     fn describe(&self, event: &Event, hook: Hook, reason: Reason, repeated: u64) -> Record {
@@ -136,7 +206,9 @@ impl Denials {
             .from_kernel(task)
             .method(hook.label())
             .blame(Blame::Policy);
-        if event.destination.port != 0 || event.destination.address != [0; 4] {
+        if let Some(device) = Device::from_endpoint(&event.destination) {
+            record.path = Some(devices::told(&device));
+        } else if event.destination.port != 0 || event.destination.address != [0; 4] {
             let destination = socket_addr(&event.destination);
             record = record.target(destination.ip(), Some(destination.port()));
             record.original_destination = Some(destination);
@@ -190,6 +262,29 @@ impl Denials {
         self.write(record);
     }
 
+    /// What was folded a while ago and has not been followed by another event of its reason.
+    ///
+    /// Up to the totals of last time only: an event of these has long been read, while one that
+    /// is counted by now may still be on its way through the ring.
+    fn record_settled(&mut self) {
+        let last = std::mem::take(&mut self.totals);
+        let mut totals = HashMap::new();
+        let mut remaining = Vec::new();
+        let read = self.settle(|tally, cpu, reason, total| {
+            if total == 0 {
+                return;
+            }
+            totals.insert((cpu, reason), total);
+            let before = last.get(&(cpu, reason)).copied().unwrap_or(0);
+            let count = tally.remaining(cpu, reason, before);
+            if count > 0 {
+                remaining.push((reason, count));
+            }
+        });
+        self.totals = totals;
+        self.record_counted(read, remaining);
+    }
+
     /// What was folded and not followed by another event of its reason.
     fn record_remaining(&mut self) {
         let mut remaining = Vec::new();
@@ -199,6 +294,10 @@ impl Denials {
                 remaining.push((reason, count));
             }
         });
+        self.record_counted(read, remaining);
+    }
+
+    fn record_counted(&self, read: Result<(), BoundaryError>, remaining: Vec<(u32, u64)>) {
         if let Err(error) = read {
             tracing::error!(%error, "the totals of refusals cannot be read");
         }
@@ -243,6 +342,24 @@ impl Denials {
         if !self.audit.offer(record) {
             tracing::error!("a refusal of the kernel half found no room in the audit log");
         }
+    }
+}
+
+/// An event, with the name of a unix socket where it has one; none if it has another size.
+fn read(item: &[u8]) -> Option<(Event, Option<UnixName>)> {
+    if let Ok(named) = NamedEvent::read_from_bytes(item) {
+        return Some((named.event, Some(named.name)));
+    }
+    Event::read_from_bytes(item).ok().map(|event| (event, None))
+}
+
+/// The name of a unix socket as it is written: a path, or `@` and an abstract name. None where
+/// the kernel half could not read it.
+fn unix_name(name: &UnixName) -> Option<String> {
+    match name.as_bytes() {
+        [] => None,
+        [0, rest @ ..] => Some(format!("@{}", String::from_utf8_lossy(rest))),
+        path => Some(String::from_utf8_lossy(path).into_owned()),
     }
 }
 
@@ -300,10 +417,12 @@ fn hint(reason: Reason, event: &Event) -> String {
         Reason::BindAddress => {
             "an agent binds to loopback only; see `inbound` in [network]".to_owned()
         }
-        Reason::SocketOption => {
-            "this socket option steers packets past the gateway; no agent has it".to_owned()
-        }
-        Reason::Device => "no agent opens or makes this device".to_owned(),
+        Reason::SocketOption => format!(
+            "this socket option steers packets past the gateway, and no agent has it: level {}, \
+             option {}",
+            event.family, event.protocol
+        ),
+        Reason::Device => "policy does not name this device; see `devices` in [process]".to_owned(),
         Reason::UnknownNamespace => {
             "the gateway has no listener in this network namespace, so nothing leaves it".to_owned()
         }
@@ -330,6 +449,9 @@ fn hint(reason: Reason, event: &Event) -> String {
         | Reason::Inbound
         | Reason::SocketAllowed
         | Reason::OwnLoopback
-        | Reason::UnixAllowed => "this is no refusal".to_owned(),
+        | Reason::Draining
+        | Reason::UnixAllowed
+        | Reason::DeviceAllowed
+        | Reason::BindAllowed => "this is no refusal".to_owned(),
     }
 }

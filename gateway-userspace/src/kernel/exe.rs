@@ -27,11 +27,16 @@ pub(super) fn path(pid: u32, call_ns: u64, agent_cgroup: &str) -> Option<String>
     (within && older).then(|| exe.to_string_lossy().into_owned())
 }
 
+/// When the process with this number began, nanoseconds since boot, to the clock tick; none if
+/// there is none.
+pub(super) fn began(pid: u32) -> Option<u64> {
+    started_ns_of(&Path::new("/proc").join(pid.to_string()))
+}
+
 /// Whether the process that has this number now began then, to the clock tick.
 pub(super) fn began_at(pid: u32, started_ns: u64) -> bool {
-    let folder = Path::new("/proc").join(pid.to_string());
     let tick = 1_000_000_000 / rustix::param::clock_ticks_per_second().max(1);
-    started_ns_of(&folder).is_some_and(|began| began == started_ns - started_ns % tick)
+    began(pid).is_some_and(|began| began == started_ns - started_ns % tick)
 }
 
 /// When a process began, nanoseconds since boot, rounded down to a clock tick.

@@ -13,10 +13,10 @@ use std::{
     time::Duration,
 };
 
-use aya::maps::{HashMap, MapData, RingBuf};
+use aya::maps::{MapData, RingBuf};
 use gateway_common::{
     ABI_VERSION,
-    process::{LEAVER_UNKNOWN, Leaver, MEMBER_LEFT, Member},
+    process::{LEAVER_UNKNOWN, Leaver, MEMBER_LEFT},
 };
 use rustix::{
     event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll},
@@ -26,9 +26,9 @@ use zerocopy::FromBytes as _;
 
 use super::{
     abi::Wire,
-    boundary::{Boundary, BoundaryError},
+    boundary::BoundaryError,
     exe,
-    processes::Processes,
+    processes::{Members, Processes},
 };
 
 /// How often the table itself is looked through, for orders that found no room in the ring.
@@ -43,7 +43,7 @@ pub(super) struct Watch {
 
 struct Watcher {
     orders: RingBuf<MapData>,
-    members: HashMap<MapData, u32, Wire<Member>>,
+    members: Members,
     processes: Arc<Processes>,
     /// `cgroup.kill` of the agent's cgroup.
     end_all: PathBuf,
@@ -53,7 +53,8 @@ struct Watcher {
 impl Watch {
     /// Starts to watch over the agent in this cgroup.
     pub(super) fn start(
-        boundary: &mut Boundary,
+        orders: RingBuf<MapData>,
+        members: Members,
         processes: Arc<Processes>,
         cgroup: &std::path::Path,
     ) -> Result<Self, BoundaryError> {
@@ -61,8 +62,8 @@ impl Watch {
             .map_err(|error| BoundaryError::Poll(error.into()))?;
         let stop = Arc::new(stop);
         let watcher = Watcher {
-            orders: boundary.take_map("LEAVERS")?,
-            members: boundary.take_map("MEMBERS")?,
+            orders,
+            members,
             processes,
             end_all: cgroup.join("cgroup.kill"),
             stop: Arc::clone(&stop),

@@ -6,8 +6,12 @@ use std::fs;
 use gateway_common::process::KernelLayout;
 
 use super::{
-    AGENT_PROGRAMS, BoundaryError, GATEWAY_PROGRAM, attach, cgroup::Cgroup, layout, object,
+    AGENT_PROGRAMS, BoundaryError, GATEWAY_PROGRAM, PROCESS_PROGRAMS,
+    attach::{self, Place},
+    cgroup::Cgroup,
+    layout, object,
     spec::AgentSpec,
+    unix,
 };
 
 /// One program's answer.
@@ -15,6 +19,8 @@ use super::{
 pub struct ProgramProbe {
     /// Its name.
     pub program: &'static str,
+    /// Whether an agent may start without it.
+    pub optional: bool,
     /// Whether the kernel verified and attached it.
     pub result: Result<(), BoundaryError>,
 }
@@ -28,19 +34,57 @@ pub struct ProgramProbe {
 pub fn programs(scratch: &Cgroup) -> Result<Vec<ProgramProbe>, BoundaryError> {
     let spec = AgentSpec::widest();
     let layout = layout::of_kernel(scratch.level()?).unwrap_or(KernelLayout::UNKNOWN);
-    let mut ebpf = object::load(spec.config, &spec.loopback, layout)?;
+    let mut ebpf = object::load(&spec, layout)?;
     let cgroup = scratch.open()?;
+    let place = Place {
+        cgroup: &cgroup,
+        id: scratch.id()?,
+        before: None,
+    };
     let names = AGENT_PROGRAMS.into_iter().chain([GATEWAY_PROGRAM]);
-    Ok(names
+    let mut probes: Vec<_> = names
         .map(|name| ProgramProbe {
             program: name,
+            optional: false,
             result: match ebpf.program_mut(name) {
                 // The link is dropped, and with it the attachment.
-                Some(program) => attach::attach(name, program, &cgroup).map(drop),
+                Some(program) => attach::attach(name, program, place).map(drop),
                 None => Err(BoundaryError::Missing(name)),
             },
         })
-        .collect())
+        .collect();
+    probes.extend(
+        unix::PROGRAMS
+            .into_iter()
+            .map(|(name, attach_type)| ProgramProbe {
+                program: name,
+                optional: true,
+                result: unix::attach(name, attach_type, object::OBJECT, &ebpf, place).map(drop),
+            }),
+    );
+    for name in PROCESS_PROGRAMS {
+        probes.push(ProgramProbe {
+            program: name,
+            optional: true,
+            result: match ebpf.program_mut(name) {
+                Some(program) => attach::attach_trace(name, program).map(drop),
+                None => Err(BoundaryError::Missing(name)),
+            },
+        });
+    }
+    Ok(probes)
+}
+
+/// Whether the kernel has hooks on unix sockets (≥ 6.7).
+#[must_use]
+pub fn has_unix_hooks() -> bool {
+    unix::support().hooks
+}
+
+/// Whether the programs on unix sockets can tell them by their names.
+#[must_use]
+pub fn reads_unix_names() -> bool {
+    unix::support().offsets.is_some()
 }
 
 /// The active security modules, in their order; empty if they cannot be told.

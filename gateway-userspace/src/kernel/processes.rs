@@ -11,19 +11,32 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use aya::maps::{MapData, RingBuf};
-use gateway_common::{ABI_VERSION, flow::Task, process::ProcessEvent};
+use aya::maps::{HashMap, MapData, RingBuf};
+use gateway_common::{
+    ABI_VERSION,
+    flow::Task,
+    process::{MEMBER_INSIDE, Member, PROCESS_ENTER, ProcessEvent},
+};
 use nix::libc;
 use rustix::fs::{Mode, OFlags};
-use zerocopy::FromBytes as _;
+use zerocopy::{FromBytes as _, FromZeros as _};
 
 use self::table::Table;
-use super::{boundary::BoundaryError, denials::Gaps, exe};
+use super::{
+    abi::Wire,
+    boundary::{BoundaryError, map_error},
+    cgroup::Cgroup,
+    denials::Gaps,
+    exe,
+};
 use crate::identity::{Executable, ExecutableSource, Process};
 
 /// How often the ring is looked through for an event that must be in it: one of another CPU may
 /// not be complete yet.
 const TRIES: u32 = 64;
+
+/// The kernel half's account of them.
+pub(super) type Members = HashMap<MapData, u32, Wire<Member>>;
 
 /// The processes of one agent, shared by all who name them.
 pub(super) struct Processes {
@@ -67,6 +80,44 @@ impl Processes {
             }),
             boot: boot.chars().take(8).collect(),
         }))
+    }
+
+    /// Enters what lives in the cgroup already, which no event told of. Whoever is forked
+    /// meanwhile is entered by the kernel half.
+    pub(super) fn adopt(&self, agent: &Cgroup, members: &mut Members) -> Result<(), BoundaryError> {
+        /// `BPF_NOEXIST`: what the kernel half has entered by now it knows better.
+        const ONLY_NEW: u64 = 1;
+        for tgid in agent.processes()? {
+            let Some(started_ns) = exe::began(tgid) else {
+                continue;
+            };
+            let member = Member {
+                since_ns: started_ns,
+                started_ns,
+                state: MEMBER_INSIDE,
+                zero: 0,
+            };
+            match members.insert(tgid, Wire(member), ONLY_NEW) {
+                Ok(()) => {}
+                Err(_) if members.get(&tgid, 0).is_ok() => continue,
+                Err(error) => return Err(map_error("MEMBERS")(error)),
+            }
+            if exe::began(tgid) != Some(started_ns) {
+                // It ended meanwhile, perhaps before it was entered: nobody would remove it.
+                drop(members.remove(&tgid));
+                continue;
+            }
+            let mut event = ProcessEvent::new_zeroed();
+            (event.kind, event.tgid, event.since_ns) = (PROCESS_ENTER, tgid, started_ns);
+            self.lock().table.note(&event, |_| {
+                let path = fs::read_link(format!("/proc/{tgid}/exe")).ok()?;
+                Some(Executable {
+                    path: path.to_string_lossy().into_owned(),
+                    source: ExecutableSource::Later,
+                })
+            });
+        }
+        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

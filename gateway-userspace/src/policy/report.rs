@@ -6,13 +6,20 @@ use std::{fmt, ops::Range, sync::Arc};
 
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource};
 
-use super::fault::{Fault, Severity};
+use super::{
+    fault::{Fault, Severity},
+    places::{Place, Places},
+};
 
 /// Lines between two places that are still shown as one piece.
 const LINES_BETWEEN: usize = 8;
 /// Octets of the longest line in a file whose lines are shown. miette pads by columns, of which
 /// `format!` takes at most 65,535, and a tab takes several.
 const LINE_DRAWN: usize = 8192;
+
+/// Problems of one file that are shown with their lines; the others follow in one line each.
+/// Drawing one takes a reading of the whole file.
+const PROBLEMS_DRAWN: usize = 100;
 
 /// A fault and where it is.
 #[derive(Debug)]
@@ -34,16 +41,8 @@ pub struct PolicyErrors {
 struct Inner {
     name: String,
     source: NamedSource<String>,
+    places: Places,
     problems: Vec<Problem>,
-}
-
-/// Where a problem begins: both count from 1, the column in characters.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
-pub struct Place {
-    /// Line.
-    pub line: usize,
-    /// Column.
-    pub column: usize,
 }
 
 impl Problem {
@@ -97,10 +96,12 @@ impl Problems {
     pub(super) fn finish(mut self, name: &str, text: &str) -> PolicyErrors {
         let start = |problem: &Problem| problem.span.as_ref().map_or(0, |span| span.start);
         self.0.sort_by_key(start);
+        let source = shown(text);
         PolicyErrors {
             inner: Arc::new(Inner {
                 name: visible(name),
-                source: NamedSource::new(visible(name), shown(text)),
+                places: Places::of(&source),
+                source: NamedSource::new(visible(name), source),
                 problems: self.0,
             }),
         }
@@ -127,12 +128,7 @@ impl PolicyErrors {
     }
 
     fn place_at(&self, at: usize) -> Option<Place> {
-        let before = self.inner.source.inner().get(..at)?;
-        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        Some(Place {
-            line: before.matches('\n').count() + 1,
-            column: before.get(line_start..)?.chars().count() + 1,
-        })
+        self.inner.places.at(self.inner.source.inner(), at)
     }
 
     /// The message of a problem, fit for a terminal.
@@ -155,7 +151,8 @@ impl PolicyErrors {
             .with_links(false);
         let mut out = String::new();
         let drawn = self.inner.source.inner().lines().map(str::len).max() <= Some(LINE_DRAWN);
-        for problem in self.problems() {
+        for (index, problem) in self.problems().iter().enumerate() {
+            let drawn = drawn && index < PROBLEMS_DRAWN;
             let shown = Shown {
                 errors: self,
                 problem,
@@ -300,6 +297,7 @@ fn shown(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::PROBLEMS_DRAWN;
     use crate::policy::Policy;
 
     /// miette panics where it pads by more columns than `format!` takes.
@@ -310,5 +308,25 @@ mod tests {
         let told = errors.render(false, 80);
         let plain = told.lines().all(|line| line.starts_with("a.toml:3:"));
         assert!(plain && !told.is_empty(), "{told:.200}");
+    }
+
+    #[test]
+    fn of_very_many_problems_the_first_are_drawn_and_none_is_left_out() {
+        let more = 50;
+        let keys: String = (0..PROBLEMS_DRAWN + more)
+            .map(|it| format!("k{it} = 1\n"))
+            .collect();
+        let text = format!("schema = 1\nagent = \"a\"\n{keys}");
+        let told = Policy::parse("a.toml", &text)
+            .unwrap_err()
+            .render(false, 80);
+        let in_one = told
+            .lines()
+            .filter(|line| line.starts_with("a.toml:"))
+            .count();
+        assert_eq!(in_one, more);
+        for key in 0..PROBLEMS_DRAWN + more {
+            assert!(told.contains(&format!("`k{key}`")), "k{key} is left out");
+        }
     }
 }

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use crate::{audit::Record, names::AgentId};
 
 /// At most one record per agent and reason in this time; the rest is folded into the next.
-const FOLD: Duration = Duration::from_secs(1);
+pub(crate) const FOLD: Duration = Duration::from_secs(1);
 
 /// Exact totals since the start.
 #[derive(Default, Debug)]
@@ -144,6 +144,24 @@ impl Fold {
         Some(record)
     }
 
+    /// Takes out what has been held for long enough, so that the last of many is told, too, and
+    /// forgets what has not come up again.
+    pub(crate) fn due(&self, now: Instant) -> Vec<Record> {
+        let mut due = Vec::new();
+        lock(&self.0).retain(|_, folded| {
+            if now.duration_since(folded.written) < FOLD {
+                return true;
+            }
+            let Some(record) = folded.held.take() else {
+                return false;
+            };
+            folded.written = now;
+            due.push(record);
+            true
+        });
+        due
+    }
+
     /// Takes out what has not been written.
     pub(crate) fn take(&self) -> impl Iterator<Item = Record> {
         let folds = std::mem::take(&mut *lock(&self.0));
@@ -207,6 +225,20 @@ mod tests {
         assert_eq!(add("y", start), Some(0));
         assert_eq!(add("x", start + FOLD), Some(2));
         assert_eq!(add("x", start + FOLD), None);
+        let due = |at| -> Vec<_> { fold.due(at).iter().map(|it| it.repeated).collect() };
+        assert_eq!(
+            due(start + FOLD + FOLD / 2),
+            [0u64; 0],
+            "not yet, and `y` is forgotten"
+        );
+        assert_eq!(due(start + 2 * FOLD), [0]);
+        assert_eq!(due(start + 3 * FOLD), [0u64; 0], "told once");
+        assert_eq!(
+            add("x", start + 3 * FOLD),
+            Some(0),
+            "forgotten, so it is news"
+        );
+        assert_eq!(add("x", start + 3 * FOLD), None);
         let left: Vec<Record> = fold.take().collect();
         assert_eq!(
             left.iter()

@@ -20,7 +20,7 @@ pub(super) fn dccp(target: &Target) -> Outcome {
 fn stream(kind: i32, protocol: i32, target: &Target) -> Outcome {
     let socket = call::socket(libc::AF_INET, kind, protocol).map_err(failed("socket"))?;
     socket
-        .connect_timeout(&target.v4().into(), super::PATIENCE)
+        .connect_timeout(&target.v4().into(), super::patience())
         .map_err(failed("connect"))?;
     Ok(None)
 }

@@ -9,7 +9,7 @@ use std::{
 use nix::poll::PollFlags;
 use socket2::{SockAddr, Socket};
 
-use super::{Failed, Outcome, PATIENCE, Target, call, failed};
+use super::{Failed, Outcome, Target, call, failed, patience};
 
 /// `TCP_FASTOPEN_NO_COOKIE`: data in the first packet without having met before.
 const FASTOPEN_NO_COOKIE: i32 = 34;
@@ -18,6 +18,11 @@ const MPTCP: i32 = 262;
 
 pub(super) fn v4(target: &Target) -> Outcome {
     exchange(&socket4()?, target.v4(), &target.marker)
+}
+
+/// Wherever it is.
+pub(super) fn to(address: SocketAddr, target: &Target) -> Outcome {
+    exchange(&socket4()?, address, &target.marker)
 }
 
 pub(super) fn v6(target: &Target) -> Outcome {
@@ -32,7 +37,7 @@ pub(super) fn mapped(target: &Target) -> Outcome {
 pub(super) fn blocking(target: &Target) -> Outcome {
     let socket = socket4()?;
     socket
-        .set_write_timeout(Some(PATIENCE))
+        .set_write_timeout(Some(patience()))
         .map_err(failed("setsockopt"))?;
     socket
         .connect(&target.v4().into())

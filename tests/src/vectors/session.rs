@@ -4,7 +4,7 @@ use std::{
     ffi::OsStr,
     fs::{self, File},
     io::{BufRead as _, BufReader, Write as _},
-    os::unix::{ffi::OsStrExt as _, fs::PermissionsExt as _, process::CommandExt as _},
+    os::unix::{ffi::OsStrExt as _, fs::PermissionsExt as _},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
     sync::mpsc::{self, Receiver},
@@ -15,13 +15,26 @@ use std::{
 use anyhow::Context as _;
 use tempfile::TempDir;
 
-use super::world::{ORIGIN4, ORIGIN6};
-use crate::{netns::Netns, vector::Attempt};
+use super::{
+    outside::Outside,
+    world::{ORIGIN4, ORIGIN6, World},
+};
+use crate::{
+    deadline::scaled,
+    netns::Netns,
+    vector::{Attempt, local::DEVICE, stage::Stage},
+};
 
-/// Longest that one attempt, or the start of Sluice, may take.
+/// Longest that one attempt, or the start of Sluice, may take, before [`scaled`].
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Nobody's uid, for attempts outside a boundary.
-const NOBODY: u32 = 65_534;
+/// Nobody's uid, for attempts without privilege, inside a boundary and outside.
+pub const NOBODY: u32 = 65_534;
+/// What Docker leaves to root in a container, as `setpriv` spells it.
+const DOCKER: &str = "-all,+chown,+dac_override,+fowner,+fsetid,+kill,+setgid,+setuid,\
+    +setpcap,+net_bind_service,+net_raw,+sys_chroot,+mknod,+audit_write,+setfcap";
+/// Begins a session in a mount namespace of its own, where `/run` is the test's, and in a cgroup.
+const SETTING: &str = "mount --bind \"$1\" /run && { [ -z \"$2\" ] || echo 0 > \"$2\"; } && \
+    shift 2 && exec \"$@\"";
 
 /// What the kernel half does about direct TCP connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,10 +62,22 @@ pub struct Bench {
     folder: TempDir,
     vector: PathBuf,
     sluice: PathBuf,
+    outside: Option<Outside>,
 }
 
 /// One line of the audit log.
 pub type Record = serde_json::Value;
+
+/// Who makes attempts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Who {
+    /// Nobody in particular.
+    Nobody,
+    /// Root, with every capability.
+    Root,
+    /// Root with what Docker leaves to it in a container.
+    Container,
+}
 
 impl Bench {
     /// Puts the `vector` program where an agent can run it.
@@ -65,11 +90,34 @@ impl Bench {
         let copy = folder.path().join("vector");
         fs::copy(vector, &copy).context("copying the vector program")?;
         fs::set_permissions(&copy, fs::Permissions::from_mode(0o755))?;
+        make_device(&folder.path().join(DEVICE))?;
         Ok(Self {
             folder,
             vector: copy,
             sluice: sluice()?,
+            outside: None,
         })
+    }
+
+    /// Puts outsiders into place, for all sessions from now on. `outsider` is that program.
+    ///
+    /// # Errors
+    /// If one of them cannot be.
+    pub fn furnish(&mut self, world: &World, outsider: &Path) -> anyhow::Result<()> {
+        let copy = self.folder.path().join("outsider");
+        fs::copy(outsider, &copy).context("copying the outsider")?;
+        fs::set_permissions(&copy, fs::Permissions::from_mode(0o755))?;
+        let outside = Outside::new(world, self.folder.path(), &self.vector, &copy)?;
+        self.outside = Some(outside);
+        Ok(())
+    }
+
+    /// The outsiders.
+    ///
+    /// # Errors
+    /// If there are none.
+    pub fn outside(&mut self) -> anyhow::Result<&mut Outside> {
+        self.outside.as_mut().context("no outsiders are in place")
     }
 
     /// Starts attempts under a policy that allows nothing.
@@ -83,20 +131,42 @@ impl Bench {
         tag: &str,
         attempts: &[(&str, u16)],
     ) -> anyhow::Result<Session> {
-        let policy = self.folder.path().join(format!("{tag}.toml"));
         let direct = direct.label();
-        let text = format!("schema = 1\nagent = \"vectors\"\n[network]\ndirect = \"{direct}\"\n");
-        fs::write(&policy, text)?;
+        let policy = format!("schema = 1\nagent = \"vectors\"\n[network]\ndirect = \"{direct}\"\n");
+        self.launched(node, Who::Nobody, &policy, tag, attempts)
+    }
+
+    /// Starts attempts under this policy, by the launcher.
+    ///
+    /// # Errors
+    /// If Sluice cannot be started.
+    pub fn launched(
+        &self,
+        node: &Netns,
+        who: Who,
+        policy: &str,
+        tag: &str,
+        attempts: &[(&str, u16)],
+    ) -> anyhow::Result<Session> {
+        let file = self.folder.path().join(format!("{tag}.toml"));
+        fs::write(&file, policy)?;
         let audit = self.folder.path().join(format!("{tag}.jsonl"));
-        let mut command = Command::new(&self.sluice);
-        command.arg("run").arg("--policy").arg(&policy);
-        command.arg("--audit").arg(&audit).arg("--");
-        command.arg(&self.vector).args(arguments(tag, attempts));
+        let mut command = self.set(None);
+        command.arg(&self.sluice);
+        command.arg("run").arg("--policy").arg(&file);
+        command.arg("--audit").arg(&audit);
+        match who {
+            // The uid that outsiders have: whatever they may do to each other, it may to them.
+            Who::Nobody => command.args(["--user", &NOBODY.to_string()]),
+            Who::Root | Who::Container => command.args(["--user", "root"]),
+        };
+        command.arg("--").arg(&self.vector);
+        command.args(self.arguments(tag, attempts, Some(&audit), None));
         command.env_remove("SUDO_UID");
         self.start(node, command, tag, Some(audit))
     }
 
-    /// Starts attempts outside any boundary, without privilege unless `root`.
+    /// Starts attempts outside any boundary.
     ///
     /// # Errors
     /// If they cannot be started.
@@ -107,12 +177,15 @@ impl Bench {
         tag: &str,
         attempts: &[(&str, u16)],
     ) -> anyhow::Result<Session> {
-        let mut command = Command::new(&self.vector);
-        command.args(arguments(tag, attempts));
+        let cgroup = self.outside.as_ref().map(Outside::cgroup);
+        let mut command = self.set(cgroup);
+        command.args(credentials(if root { Who::Root } else { Who::Nobody }));
+        command.arg(&self.vector);
+        let audit = self.folder.path().join("audit.jsonl");
+        fs::write(&audit, "")?;
+        let gateway = self.outside.as_ref().map(Outside::stand_in);
+        command.args(self.arguments(tag, attempts, Some(&audit), gateway));
         command.env_remove("HTTP_PROXY");
-        if !root {
-            command.uid(NOBODY).gid(NOBODY);
-        }
         self.start(node, command, tag, None)
     }
 
@@ -127,12 +200,27 @@ impl Bench {
         tag: &str,
         attempts: &[(&str, u16)],
     ) -> anyhow::Result<Session> {
+        self.inside(node, agent, Who::Root, tag, attempts)
+    }
+
+    /// Starts attempts inside the cgroup of an agent: only the programs hold.
+    ///
+    /// # Errors
+    /// If they cannot be started.
+    pub fn inside(
+        &self,
+        node: &Netns,
+        agent: u32,
+        who: Who,
+        tag: &str,
+        attempts: &[(&str, u16)],
+    ) -> anyhow::Result<Session> {
         let mount = gateway_userspace::kernel::cgroup::mount_point()?;
-        let procs = mount.join(cgroup_of(agent)?).join("cgroup.procs");
-        let mut command = Command::new("/bin/sh");
-        command.args(["-c", "echo 0 > \"$0\" && exec \"$@\""]);
-        command.arg(procs).arg(&self.vector);
-        command.args(arguments(tag, attempts));
+        let mut command = self.set(Some(&mount.join(cgroup_of(agent)?)));
+        command.args(credentials(who)).arg(&self.vector);
+        let audit = self.folder.path().join("audit.jsonl");
+        fs::write(&audit, "")?;
+        command.args(self.arguments(tag, attempts, Some(&audit), None));
         let environment = fs::read(format!("/proc/{agent}/environ"))?;
         let proxy = environment
             .split(|byte| *byte == 0)
@@ -140,6 +228,44 @@ impl Bench {
             .context("the agent knows no gateway")?;
         command.env("HTTP_PROXY", OsStr::from_bytes(proxy));
         self.start(node, command, tag, None)
+    }
+
+    /// The beginning of a command: where it finds outsiders, and in which cgroup it runs.
+    fn set(&self, cgroup: Option<&Path>) -> Command {
+        let procs = cgroup.map(|cgroup| cgroup.join("cgroup.procs"));
+        let procs = procs.unwrap_or_default();
+        let run = self
+            .outside
+            .as_ref()
+            .map_or(Path::new("/run"), Outside::run);
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation", "private", "--", "/bin/sh", "-c"]);
+        command.arg(SETTING).arg("sh").arg(run).arg(procs);
+        command
+    }
+
+    fn arguments(
+        &self,
+        tag: &str,
+        attempts: &[(&str, u16)],
+        audit: Option<&Path>,
+        gateway: Option<u32>,
+    ) -> Vec<String> {
+        let known = self.outside.as_ref().map(Outside::facts);
+        let stage = Stage {
+            audit: audit.map(Path::to_owned),
+            gateway: gateway.and_then(|pid| i32::try_from(pid).ok()),
+            ..known.cloned().unwrap_or_default()
+        };
+        let stage = serde_json::to_string(&stage).expect("paths of a test are text");
+        let target = [
+            ORIGIN4.to_string(),
+            ORIGIN6.to_string(),
+            tag.to_owned(),
+            stage,
+        ];
+        let ways = attempts.iter().map(|(name, port)| format!("{name}={port}"));
+        target.into_iter().chain(ways).collect()
     }
 
     /// Starts a command and reads what it prints.
@@ -178,10 +304,26 @@ impl Bench {
     }
 }
 
-fn arguments(tag: &str, attempts: &[(&str, u16)]) -> Vec<String> {
-    let target = [ORIGIN4.to_string(), ORIGIN6.to_string(), tag.to_owned()];
-    let ways = attempts.iter().map(|(name, port)| format!("{name}={port}"));
-    target.into_iter().chain(ways).collect()
+/// How a command is given these credentials.
+fn credentials(who: Who) -> Vec<String> {
+    let nobody = NOBODY.to_string();
+    let options: &[&str] = match who {
+        Who::Nobody => &["--reuid", &nobody, "--regid", &nobody, "--clear-groups"],
+        Who::Root => return Vec::new(),
+        // What it may use follows from this once it has become another program.
+        Who::Container => &["--bounding-set", DOCKER, "--inh-caps", "-all"],
+    };
+    let setpriv = ["setpriv"].into_iter().chain(options.iter().copied());
+    setpriv.chain(["--"]).map(str::to_owned).collect()
+}
+
+/// A way to make network interfaces, for those who may: everybody may open it.
+fn make_device(path: &Path) -> anyhow::Result<()> {
+    use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+    const TUN: (u64, u64) = (10, 200);
+    mknod(path, SFlag::S_IFCHR, Mode::empty(), makedev(TUN.0, TUN.1)).context("making a device")?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o666))?;
+    Ok(())
 }
 
 /// The `sluice` under test.
@@ -233,7 +375,7 @@ impl Session {
     pub fn next(&self) -> anyhow::Result<Attempt> {
         let line = self
             .lines
-            .recv_timeout(PATIENCE)
+            .recv_timeout(scaled(PATIENCE))
             .with_context(|| format!("no attempt: {}", self.complaints()))?;
         serde_json::from_str(&line).with_context(|| format!("not an attempt: {line}"))
     }
@@ -254,7 +396,7 @@ impl Session {
     pub fn finish(mut self) -> anyhow::Result<(Vec<Attempt>, Vec<Record>)> {
         drop(self.stdin.take());
         let mut attempts = Vec::new();
-        while let Ok(line) = self.lines.recv_timeout(PATIENCE) {
+        while let Ok(line) = self.lines.recv_timeout(scaled(PATIENCE)) {
             attempts.push(serde_json::from_str(&line).with_context(|| line.clone())?);
         }
         let status = self.status()?;
@@ -272,7 +414,7 @@ impl Session {
 
     /// Waits for the end. Standard output is closed by now, so it is near.
     fn status(&mut self) -> anyhow::Result<std::process::ExitStatus> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + scaled(PATIENCE);
         loop {
             if let Some(status) = self.child.try_wait()? {
                 return Ok(status);

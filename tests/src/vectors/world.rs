@@ -15,7 +15,7 @@ use nix::{
 };
 
 use crate::{
-    deadline::wait_for,
+    deadline::{scaled, wait_for},
     netns::Netns,
     sniffer::{Packet, Sniffer},
 };
@@ -41,7 +41,7 @@ const ORIGIN_END: End = End(ORIGIN4, ORIGIN6, "02:00:00:00:00:02");
 const CONTROL: u16 = 9;
 /// How long one control is waited for while the link comes up.
 const A_MOMENT: Duration = Duration::from_millis(50);
-/// Longest that a control may take to arrive.
+/// Longest that a control may take to arrive, before [`scaled`].
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The two namespaces and the eyes in them.
@@ -94,7 +94,7 @@ impl World {
                 &format!("begin {try_number}"),
                 &[ORIGIN4.into(), ORIGIN6.into()],
             )?;
-            Ok(world.arriving.until(&out, A_MOMENT).ok())
+            Ok(world.arriving.until(&out, scaled(A_MOMENT)).ok())
         })?;
         Ok(world)
     }
@@ -108,13 +108,16 @@ impl World {
         let out = self.controls(tag, &[ORIGIN4.into(), ORIGIN6.into()])?;
         let arrived = self
             .arriving
-            .until(&out, PATIENCE)
+            .until(&out, scaled(PATIENCE))
             .context("at the origin")?;
         let around = self.controls(
             &format!("{tag}-local"),
             &[Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
         )?;
-        let local = self.local.until(&around, PATIENCE).context("at the node")?;
+        let local = self
+            .local
+            .until(&around, scaled(PATIENCE))
+            .context("at the node")?;
         let not_control = |packet: &Packet| !packet.has_port(CONTROL);
         Ok(Seen {
             arrived: arrived.into_iter().filter(not_control).collect(),
@@ -128,7 +131,7 @@ impl World {
     /// # Errors
     /// If they do not arrive.
     pub fn arrival(&self, bytes: &[Vec<u8>]) -> anyhow::Result<Vec<Packet>> {
-        self.arriving.until(bytes, PATIENCE)
+        self.arriving.until(bytes, scaled(PATIENCE))
     }
 
     /// Sends a datagram to each address from each CPU; answers what they carry. Packets of one CPU keep their

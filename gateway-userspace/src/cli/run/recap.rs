@@ -13,6 +13,7 @@ use std::{
 use serde::Deserialize;
 
 use super::super::say;
+use crate::kernel::NSCD;
 
 /// How many different refusals are told one by one.
 const TOLD: usize = 5;
@@ -91,7 +92,9 @@ impl Recap {
             let Ok(record) = serde_json::from_str::<Line>(&line?) else {
                 continue;
             };
-            let denied = record.outcome.as_deref() == Some("deny");
+            // Not what anybody at a terminal asked for; the audit file has it.
+            let habit = record.path.as_deref() == Some(NSCD);
+            let denied = record.outcome.as_deref() == Some("deny") && !habit;
             if denied && record.agent.as_deref() == Some(agent) {
                 *refusals.entry(describe(&record)).or_default() += 1 + record.repeated;
             }
@@ -133,6 +136,7 @@ mod tests {
             r#"{"agent":"a","outcome":"deny","method":"GET","host":"h","port":80,"path":"/x","reason":"no_rule","hint":"ask","repeated":2}"#,
             r#"{"agent":"a","outcome":"deny","method":"GET","host":"h","port":80,"path":"/x","reason":"no_rule","hint":"ask"}"#,
             r#"{"agent":"a","outcome":"deny","method":"sock_create","reason":"socket_type"}"#,
+            r#"{"agent":"a","outcome":"deny","method":"unix_connect","path":"/var/run/nscd/socket"}"#,
             r#"{"agent":"b","outcome":"deny","host":"other"}"#,
             r#"{"agent":"a","outcome":"allow","host":"fine"}"#,
             r#"{"agent":"a","outco"#,
