@@ -406,6 +406,12 @@ impl Boundary {
         M::try_from(map).map_err(map_error(name))
     }
 
+    /// Its pins.
+    #[must_use]
+    pub const fn pins(&self) -> &Pins {
+        &self.pins
+    }
+
     /// The object, for the log reader.
     pub(super) const fn ebpf_mut(&mut self) -> &mut Ebpf {
         &mut self.ebpf

@@ -125,7 +125,7 @@ impl Types {
             bits = bits.saturating_add(offset);
             at = self.resolve(member).unwrap_or(at);
         }
-        if bits % 8 == 0 {
+        if bits.is_multiple_of(8) {
             Ok(bits / 8)
         } else {
             Err(missing)
