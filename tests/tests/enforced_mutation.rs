@@ -233,8 +233,9 @@ fn mutate(bench: &Bench, needed: &Needed) -> Vec<String> {
 
     let before = attempt(&mut session, &world);
     let seen_before = world.seen(&format!("{tag}-before")).expect("controls");
-    let waiting = next(&mut session);
-    pins::detach(waiting.pid, program).expect("detached");
+    assert_eq!(next(&mut session).vector, "waiting");
+    let agent = session.agent().expect("an agent");
+    pins::detach(agent, program).expect("detached");
     session.go().expect("it goes on");
     assert_eq!(next(&mut session).vector, "wait");
     let after = attempt(&mut session, &world);
