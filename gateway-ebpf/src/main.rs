@@ -18,13 +18,18 @@ mod maps;
 mod names;
 mod own;
 mod packets;
+mod processes;
 mod sockets;
 mod unix;
 
 use aya_ebpf::{
-    macros::{cgroup_device, cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, sock_ops},
+    macros::{
+        cgroup_device, cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, raw_tracepoint,
+        sock_ops,
+    },
     programs::{
-        DeviceContext, SkBuffContext, SockAddrContext, SockContext, SockOpsContext, SockoptContext,
+        DeviceContext, RawTracePointContext, SkBuffContext, SockAddrContext, SockContext,
+        SockOpsContext, SockoptContext,
     },
 };
 use gateway_common::event::Hook;
@@ -142,6 +147,30 @@ pub fn agent_ops(ctx: SockOpsContext) -> u32 {
 #[sock_ops]
 pub fn gateway_ops(ctx: SockOpsContext) -> u32 {
     attribution::gateway(&ctx)
+}
+
+/// A task executed a program: `sched_process_exec(task, old_pid, binprm)`.
+#[raw_tracepoint(tracepoint = "sched_process_exec")]
+pub fn process_exec(ctx: RawTracePointContext) -> i32 {
+    processes::exec(&ctx)
+}
+
+/// A task made another: `sched_process_fork(parent, child)`.
+#[raw_tracepoint(tracepoint = "sched_process_fork")]
+pub fn process_fork(ctx: RawTracePointContext) -> i32 {
+    processes::fork(&ctx)
+}
+
+/// A task ends: `sched_process_exit(task)`.
+#[raw_tracepoint(tracepoint = "sched_process_exit")]
+pub fn process_exit(ctx: RawTracePointContext) -> i32 {
+    processes::exit(&ctx)
+}
+
+/// A task was moved: `cgroup_attach_task(destination, path, task, threadgroup)`.
+#[raw_tracepoint(tracepoint = "cgroup_attach_task")]
+pub fn process_move(ctx: RawTracePointContext) -> i32 {
+    processes::moved(&ctx)
 }
 
 #[cfg(not(test))]

@@ -15,15 +15,20 @@ mod devices;
 mod exe;
 mod flows;
 mod held;
+mod layout;
+mod leavers;
 mod logs;
 mod object;
 mod passages;
 pub mod probe;
+mod processes;
 mod spec;
 mod unix;
 
 pub use abi::netns_cookie;
-pub use boundary::{AGENT_PROGRAMS, Boundary, BoundaryError, GATEWAY_PROGRAM, OPTIONAL_PROGRAMS};
+pub use boundary::{
+    AGENT_PROGRAMS, Boundary, BoundaryError, GATEWAY_PROGRAM, OPTIONAL_PROGRAMS, PROCESS_PROGRAMS,
+};
 pub use denials::{Denials, NSCD};
 pub use devices::DeviceError;
 pub use flows::KernelIdentity;

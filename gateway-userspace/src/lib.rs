@@ -3,6 +3,7 @@
 #![deny(unsafe_code)]
 
 pub mod app;
+pub mod attach;
 pub mod audit;
 pub mod cli;
 pub mod config;
@@ -18,3 +19,4 @@ pub mod policy;
 pub mod proxy;
 pub mod sanitize;
 pub mod serve;
+pub mod sessions;

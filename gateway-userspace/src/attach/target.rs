@@ -236,7 +236,10 @@ mod tests {
             assert!(names_container(&name, &id.to_uppercase()), "{name}");
             assert!(!names_container(&name, "4f4e5a6b7c8d"), "{name}");
         }
-        assert!(!names_container("3f4e5a6b7c8d", "3f4e5a6b7c8d"), "too short");
+        assert!(
+            !names_container("3f4e5a6b7c8d", "3f4e5a6b7c8d"),
+            "too short"
+        );
         let other = format!("libpod-conmon-{id}.scope");
         assert!(!names_container(&other, &id), "the monitor is no container");
     }

@@ -11,7 +11,7 @@ use crate::{
         cgroup::{self, Cgroup},
         probe,
     },
-    launch::canary::Canary,
+    launch::canary::{Canary, leaving_kills},
     policy::Policy,
 };
 
@@ -129,7 +129,8 @@ fn examine() -> Vec<Finding> {
             check: "kernel types (BTF)".to_owned(),
             ok: probe::has_btf(),
             required: false,
-            detail: "no program of this build needs them".to_owned(),
+            detail: "account of processes is kept, and leavers are killed, only with them"
+                .to_owned(),
         },
     ];
     let modules = probe::security_modules();
@@ -164,6 +165,7 @@ fn examine() -> Vec<Finding> {
             canary().map(|()| "could not get out".to_owned()),
             "do not run agents on this kernel",
         ));
+        findings.push(leavers());
     }
     findings
 }
@@ -203,6 +205,46 @@ fn canary() -> anyhow::Result<()> {
         boundary.lower()?;
         Ok(result?)
     })
+}
+
+/// A real boundary, and a process that leaves it.
+fn leavers() -> Finding {
+    let seen = in_scratch(|run, agent, gateway| {
+        let pins = Pins::create(&bpffs::root()?, run)?;
+        let spec = AgentSpec::new(&Policy::locked_down(), agent.id()?, 9)?;
+        let boundary = Boundary::raise(&spec, agent, gateway, pins)?;
+        let held = boundary.held().leavers;
+        let killed = if held {
+            leaving_kills(agent, gateway).map_err(anyhow::Error::from)
+        } else {
+            Ok(false)
+        };
+        boundary.lower()?;
+        Ok((held, killed?))
+    });
+    let (ok, detail) = match seen {
+        Ok((_, true)) => (
+            true,
+            "a process that left the agent's cgroup was killed".to_owned(),
+        ),
+        Ok((true, false)) => (
+            false,
+            "a process that left the agent's cgroup lived on".to_owned(),
+        ),
+        Ok((false, false)) => (
+            false,
+            "the programs cannot be attached; an agent that may write to cgroup.procs can leave, \
+             and records name executables as /proc shows them later"
+                .to_owned(),
+        ),
+        Err(error) => (false, brief(&error)),
+    };
+    Finding {
+        check: "leavers".to_owned(),
+        ok,
+        required: false,
+        detail,
+    }
 }
 
 /// Works with two cgroups of its own, this process in the second, that are removed afterwards.

@@ -1,6 +1,6 @@
 //! The boundary around one agent: programs loaded, attached and pinned, or not at all.
 
-use std::{fs, io, os::fd::AsRawFd};
+use std::{fs, io, os::fd::AsRawFd, sync::Arc};
 
 use aya::{
     Ebpf, EbpfError,
@@ -10,7 +10,7 @@ use aya::{
         links::{LinkError, PinnedLink},
     },
 };
-use gateway_common::LISTENER_MARK;
+use gateway_common::{LISTENER_MARK, process::KernelLayout};
 
 use super::{
     abi::Wire,
@@ -19,7 +19,10 @@ use super::{
     cgroup::{Cgroup, CgroupError},
     devices,
     held::KernelHeld,
+    layout,
+    leavers::Watch,
     object,
+    processes::{Members, Names, Processes},
     spec::{AgentSpec, Tells},
     unix,
 };
@@ -47,6 +50,15 @@ pub const AGENT_PROGRAMS: [&str; 16] = [
 /// Programs on an agent's cgroup that older kernels lack: unix sockets stay open there, and the
 /// boundary says so in [`Boundary::held`].
 pub const OPTIONAL_PROGRAMS: [&str; 2] = ["unix_connect", "unix_sendmsg"];
+
+/// The programs that keep account of the agent's processes and let none of them leave. They are
+/// attached together or not at all, and need the kernel's type information.
+pub const PROCESS_PROGRAMS: [&str; 4] = [
+    "process_exec",
+    "process_fork",
+    "process_exit",
+    "process_move",
+];
 
 /// The program on the gateway's cgroup.
 pub const GATEWAY_PROGRAM: &str = "gateway_ops";
@@ -181,6 +193,8 @@ pub struct Boundary {
     links: Vec<PinnedLink>,
     pins: Pins,
     held: KernelHeld,
+    processes: Option<Arc<Processes>>,
+    watch: Option<Watch>,
 }
 
 impl Boundary {
@@ -212,7 +226,11 @@ impl Boundary {
     ) -> Result<Self, BoundaryError> {
         let support = unix::support();
         tells_apart(&spec.tells, support)?;
-        let mut ebpf = object::load(spec)?;
+        let layout = layout::of_kernel(agent.level()?).unwrap_or_else(|error| {
+            tracing::warn!(%error, "nobody keeps account of the agent's processes");
+            KernelLayout::UNKNOWN
+        });
+        let mut ebpf = object::load(spec, layout)?;
         unix::fill(&mut ebpf, &spec.tells.unix_names)?;
         devices::fill(&mut ebpf, &spec.devices)?;
         let mut boundary = Self {
@@ -220,8 +238,14 @@ impl Boundary {
             links: Vec::new(),
             pins,
             held: KernelHeld::default(),
+            processes: None,
+            watch: None,
         };
-        match boundary.attach_all(agent, gateway, before, support) {
+        let attached = boundary.attach_all(agent, gateway, before, support);
+        if attached.is_ok() && layout.present == 1 {
+            boundary.attach_processes(agent);
+        }
+        match attached {
             Ok(()) => Ok(boundary),
             // Whatever holds is better than nothing: the agent may be there already.
             Err(error) if before.is_some() => Err(error),
@@ -254,6 +278,44 @@ impl Boundary {
             self.held.unix = true;
             self.held.unix_paths = support.offsets.is_some();
         }
+        Ok(())
+    }
+
+    /// Attaches what keeps account of processes. Without it the boundary is lower, not down.
+    fn attach_processes(&mut self, agent: &Cgroup) {
+        let before = self.links.len();
+        match self.try_processes(agent) {
+            Ok(()) => self.held.leavers = true,
+            Err(error) => {
+                // Some of them without the others would tell what is not so.
+                for link in self.links.drain(before..) {
+                    if let Err(error) = link.unpin() {
+                        tracing::warn!(%error, "removing a pin");
+                    }
+                }
+                let error = anyhow::Error::from(error);
+                tracing::warn!("processes that leave are not killed: {error:#}");
+            }
+        }
+    }
+
+    fn try_processes(&mut self, agent: &Cgroup) -> Result<(), BoundaryError> {
+        for name in PROCESS_PROGRAMS {
+            let program = self
+                .ebpf
+                .program_mut(name)
+                .ok_or(BoundaryError::Missing(name))?;
+            let link = attach::trace(name, program, &self.pins.link(name))?;
+            self.links.push(link);
+        }
+        let processes = Processes::new(self.take_map("PROCESSES")?)?;
+        let mut members: Members = self.take_map("MEMBERS")?;
+        // From here on the programs see every process that comes; these were there before.
+        processes.adopt(agent, &mut members)?;
+        let orders = self.take_map("LEAVERS")?;
+        let watch = Watch::start(orders, members, Arc::clone(&processes), agent.path())?;
+        self.watch = Some(watch);
+        self.processes = Some(processes);
         Ok(())
     }
 
@@ -344,6 +406,12 @@ impl Boundary {
         M::try_from(map).map_err(map_error(name))
     }
 
+    /// Its pins.
+    #[must_use]
+    pub const fn pins(&self) -> &Pins {
+        &self.pins
+    }
+
     /// The object, for the log reader.
     pub(super) const fn ebpf_mut(&mut self) -> &mut Ebpf {
         &mut self.ebpf
@@ -355,15 +423,30 @@ impl Boundary {
         self.held
     }
 
+    /// Takes back that leavers are killed: one was seen to live.
+    pub const fn leavers_live(&mut self) {
+        self.held.leavers = false;
+    }
+
+    /// What names the agent's tasks; `cgroup` is the path of its cgroup within the hierarchy.
+    pub(super) fn names(&self, cgroup: String) -> Names {
+        Names::new(self.processes.clone(), cgroup)
+    }
+
     /// Takes the boundary down: the agent must be gone by now.
     ///
     /// # Errors
     /// If a pin cannot be removed.
     pub fn lower(self) -> Result<(), BoundaryError> {
         let Self {
-            ebpf, links, pins, ..
+            ebpf,
+            links,
+            pins,
+            watch,
+            ..
         } = self;
         pins.remove()?;
+        drop(watch);
         drop(links);
         drop(ebpf);
         Ok(())

@@ -73,12 +73,13 @@ const READS: [u64; 8] = [
 
 fn offsets() -> Option<(u32, u32)> {
     const CONTEXT: &str = "bpf_sock_addr_kern";
-    let types = Types::of_kernel()?;
+    let types = Types::of_kernel().ok()?;
     // 0 stands for "unknown", and is where the socket is.
     let address = types
         .offset(CONTEXT, "uaddr")
+        .ok()
         .filter(|offset| *offset != 0)?;
-    Some((address, types.offset(CONTEXT, "uaddrlen")?))
+    Some((address, types.offset(CONTEXT, "uaddrlen").ok()?))
 }
 
 /// The constants of an agent under this policy, on a kernel with these abilities.

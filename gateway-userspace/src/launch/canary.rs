@@ -4,6 +4,7 @@
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
+    os::unix::process::ExitStatusExt as _,
     path::PathBuf,
     process::{Command, ExitCode, Stdio},
     time::Duration,
@@ -92,6 +93,26 @@ impl Canary {
     }
 }
 
+/// Whether a process that leaves `agent`'s cgroup for `outside` is killed: seen, not assumed.
+///
+/// # Errors
+/// If the process cannot be sent.
+pub fn leaving_kills(agent: &Cgroup, outside: &Cgroup) -> Result<bool, CanaryError> {
+    let status = Command::new("/proc/self/exe")
+        .arg("canary")
+        .arg("--cgroup")
+        .arg(agent.path())
+        .arg("--leave")
+        .arg(outside.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .status()?;
+    Ok(status.signal() == Some(SIGKILL))
+}
+
+/// The signal that a leaver dies of.
+const SIGKILL: i32 = 9;
+
 /// The hidden command that the canary runs.
 #[derive(clap::Args, Debug)]
 pub struct CanaryCommand {
@@ -99,11 +120,14 @@ pub struct CanaryCommand {
     #[arg(long)]
     cgroup: PathBuf,
     /// Listener outside.
-    #[arg(long)]
-    tcp: SocketAddr,
+    #[arg(long, required_unless_present = "leave")]
+    tcp: Option<SocketAddr>,
     /// Datagram socket outside.
+    #[arg(long, required_unless_present = "leave")]
+    udp: Option<SocketAddr>,
+    /// Cgroup to leave for, instead of trying to get out otherwise.
     #[arg(long)]
-    udp: SocketAddr,
+    leave: Option<PathBuf>,
 }
 
 impl CanaryCommand {
@@ -113,7 +137,14 @@ impl CanaryCommand {
     /// If the cgroup cannot be joined.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         cgroup::enter(&self.cgroup)?;
-        let (tcp, udp) = (self.tcp.into(), self.udp.into());
+        if let Some(outside) = &self.leave {
+            cgroup::enter(outside)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let (Some(tcp), Some(udp)) = (self.tcp, self.udp) else {
+            anyhow::bail!("--tcp and --udp are missing");
+        };
+        let (tcp, udp) = (tcp.into(), udp.into());
         let ways: [(&str, io::Result<()>); 4] = [
             ("connect over TCP", connect(&tcp)),
             ("a datagram", send(&udp)),

@@ -11,7 +11,7 @@ use crate::{
     kernel::{AgentSpec, Boundary, KernelHeld, check_unix_paths, forward_logs},
     launch::{
         assurance::{Assessment, assess},
-        canary::Canary,
+        canary::{Canary, leaving_kills},
         order::Order,
         supervise::{Waiting, exit_code},
         terminal,
@@ -90,6 +90,12 @@ async fn inside(
     forward_logs(boundary);
     if plan.policy.mode() == Mode::Enforce {
         Canary::set_out()?.check(&site.agent)?;
+        if boundary.held().leavers && !leaving_kills(&site.agent, &site.gateway)? {
+            boundary.leavers_live();
+        }
+        if boundary.held().leavers && !leaving_kills(&site.agent, &site.gateway)? {
+            boundary.leavers_live();
+        }
     }
     let held = boundary.held();
     let waiting = shut_in(&mut plan, site, port, open_files, held).await?;

@@ -1,13 +1,19 @@
 //! Taking the boundary away, or getting out from under it.
 
 use crate::vectors::{
-    Expected, Oracle, Row, datagram, fails, killed, open,
+    Expected, Oracle, Row, datagram, fails, left, open, passes,
     session::Who::{self, Root},
 };
 
-const LEFT: Expected = killed("cgroup_attach_task", "left_cgroup");
-const CGROUPS: &[&str] = &["uid", "Landlock"];
-const NO_CGROUP: Expected = fails(libc::EACCES);
+/// Whether the tracepoint that kills leavers is among the programs.
+const LEAVERS: bool = false;
+const LEFT: Expected = if LEAVERS {
+    left("cgroup_attach_task", "left_cgroup")
+} else {
+    open("root in its own cgroup's files leaves; a container sees no such files")
+};
+const CGROUPS: &[&str] = &["mount namespace", "uid"];
+const NO_CGROUP: Expected = fails(libc::ENOENT);
 const NAMESPACES: &[&str] = &["seccomp"];
 const NO_NAMESPACE: Expected = fails(libc::EPERM);
 const STILL_IN: Expected = datagram("sendmsg4");
@@ -15,6 +21,8 @@ const BPF: &[&str] = &["seccomp", "capabilities"];
 const NO_BPF: Expected = fails(libc::EPERM);
 const SEEN: &[&str] = &["pid namespace"];
 const NO_GATEWAY: Expected = fails(libc::ESRCH);
+const FILES: &[&str] = &["mount namespace", "uid"];
+const READ_ONLY: Expected = fails(libc::EROFS);
 const ROOTS: Expected = open("root's file, and this is root: BPF-LSM or a mount hides it");
 
 const fn by(mut row: Row, who: Who) -> Row {
@@ -57,27 +65,35 @@ pub(super) const ROWS: &[Row] = &[
         Root,
     )
     .at(Oracle::Caller),
-    by(Row::both("bpf-detach", NO_BPF).launcher(BPF, NO_BPF), Root)
-        .uncontrolled("a link is not detached this way, by nobody"),
+    by(
+        Row::both("bpf-detach", fails(libc::EINVAL)).launcher(BPF, NO_CGROUP),
+        Root,
+    )
+    .uncontrolled("a link is not detached this way, by nobody"),
     by(Row::both("bpf-unmount", NO_BPF).launcher(BPF, NO_BPF), Root).at(Oracle::Caller),
-    gateway("gateway-signal"),
+    gateway("gateway-signal").attached(open(
+        "CAP_KILL reaches every process in sight; an agent whose gateway is gone is shut in",
+    )),
     gateway("gateway-ptrace"),
-    gateway("gateway-memory"),
+    gateway("gateway-memory").attached(fails(libc::EACCES)),
     gateway("gateway-descriptor"),
+    // What it finds at that path is `/dev/null`.
     by(
-        Row::both("audit", ROOTS).launcher(&["uid", "Landlock"], fails(libc::EACCES)),
+        Row::both("audit", ROOTS).launcher(&["mount namespace", "uid"], passes()),
         Root,
     )
-    .at(Oracle::Caller),
+    .at(Oracle::Audit),
     by(
-        Row::both("sysrq", ROOTS).launcher(&["uid", "Landlock"], fails(libc::EACCES)),
+        Row::both("sysrq", ROOTS).launcher(FILES, fails(libc::EACCES)),
         Root,
     )
+    .rooted(READ_ONLY)
     .at(Oracle::Caller)
     .unless(&[libc::ENOENT]),
     by(
-        Row::both("core-pattern", ROOTS).launcher(&["uid", "Landlock"], fails(libc::EACCES)),
+        Row::both("core-pattern", ROOTS).launcher(FILES, fails(libc::EACCES)),
         Root,
     )
+    .rooted(READ_ONLY)
     .at(Oracle::Caller),
 ];
