@@ -281,7 +281,10 @@ fn below_run_only_what_policy_names_is_in_sight() -> Result<()> {
         "ENOENT", "ENOENT", "ok", "ENOENT", "ENOENT", "ENOENT", "ENOENT",
     ];
     ensure!(ends == expected, "{finished:?}");
-    ensure!(outside.arrived()? == (1, 0), "a name of no path has no mount");
+    ensure!(
+        outside.arrived()? == (1, 0),
+        "a name of no path has no mount"
+    );
 
     let (ends, finished) = run(&world, &format!("unix = [\"{stream}\"]"), &ways)?;
     let expected = [
