@@ -88,6 +88,8 @@ hooks! {
     LsmFileOpen = 28, "lsm_file_open";
     /// A process forked.
     ProcessFork = 30, "process_fork";
+    /// LSM: mounting.
+    LsmMount = 31, "lsm_sb_mount";
 }
 
 /// Set in [`Event::flags`] when the refusal was recorded but not carried out.

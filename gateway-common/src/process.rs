@@ -173,6 +173,14 @@ pub struct KernelLayout {
     pub sock_cgroup: u32,
     /// `sock.__sk_common.skc_family`.
     pub sock_family: u32,
+    /// `unix_sock.addr`.
+    pub unix_address: u32,
+    /// `unix_address.len`.
+    pub address_length: u32,
+    /// `unix_address.name`.
+    pub address_name: u32,
+    /// 1 if the LSM programs say which unix sockets may be reached, not the cgroup's hooks.
+    pub unix_by_lsm: u32,
 }
 
 impl KernelLayout {
@@ -213,5 +221,9 @@ impl KernelLayout {
         socket_sock: 0,
         sock_cgroup: 0,
         sock_family: 0,
+        unix_address: 0,
+        address_length: 0,
+        address_name: 0,
+        unix_by_lsm: 0,
     };
 }

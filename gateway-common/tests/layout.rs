@@ -159,7 +159,11 @@ fn dump() -> String {
             file_private,
             socket_sock,
             sock_cgroup,
-            sock_family
+            sock_family,
+            unix_address,
+            address_length,
+            address_name,
+            unix_by_lsm
         ]
     );
     layout!(

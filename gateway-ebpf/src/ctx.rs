@@ -402,7 +402,7 @@ const SUN_PATH_SIZE: u32 = 108;
 /// `bpf_sock_addr_kern`, which is read where the kernel's type information says.
 #[inline(always)]
 pub(crate) fn unix_name(ctx: &SockAddrContext, unix: &UnixConfig) -> UnixName {
-    let mut name = UnixName::NONE;
+    let name = UnixName::NONE;
     if unix.address_offset == 0 {
         return name;
     }
@@ -419,13 +419,27 @@ pub(crate) fn unix_name(ctx: &SockAddrContext, unix: &UnixConfig) -> UnixName {
                 4,
                 kernel.add(unix.length_offset as usize).cast(),
             );
-        if failed != 0 || length <= SUN_PATH || length > SUN_PATH + SUN_PATH_SIZE {
+        if failed != 0 {
             return name;
         }
-        let size = masked(length - SUN_PATH);
-        let path = (address + u64::from(SUN_PATH)) as *const c_void;
-        let into: *mut c_void = (&raw mut name.bytes).cast();
-        let mut first: u8 = 0;
+        name_at(address, length)
+    }
+}
+
+/// The name in a `sockaddr_un` of the kernel's, which is `length` bytes long.
+#[inline(always)]
+pub(crate) fn name_at(address: u64, length: u32) -> UnixName {
+    let mut name = UnixName::NONE;
+    if length <= SUN_PATH || length > SUN_PATH + SUN_PATH_SIZE {
+        return name;
+    }
+    let size = masked(length - SUN_PATH);
+    let path = kernel_address(address + u64::from(SUN_PATH));
+    let into: *mut c_void = (&raw mut name.bytes).cast();
+    let mut first: u8 = 0;
+    // SAFETY: the helpers read any kernel address, or fail, and write as many bytes as they are
+    // told: `name` has room for all of `sun_path`.
+    unsafe {
         if bpf_probe_read_kernel((&raw mut first).cast(), 1, path) != 0 {
             return name;
         }

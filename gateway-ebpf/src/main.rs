@@ -14,6 +14,7 @@ mod ctx;
 mod devices;
 mod emit;
 mod gateway;
+mod lsm;
 mod maps;
 mod names;
 mod own;
@@ -24,12 +25,12 @@ mod unix;
 
 use aya_ebpf::{
     macros::{
-        cgroup_device, cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, raw_tracepoint,
-        sock_ops,
+        cgroup_device, cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, lsm_cgroup,
+        raw_tracepoint, sock_ops,
     },
     programs::{
-        DeviceContext, RawTracePointContext, SkBuffContext, SockAddrContext, SockContext,
-        SockOpsContext, SockoptContext,
+        DeviceContext, LsmContext, RawTracePointContext, SkBuffContext, SockAddrContext,
+        SockContext, SockOpsContext, SockoptContext,
     },
 };
 use gateway_common::event::Hook;
@@ -171,6 +172,60 @@ pub fn process_exit(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint(tracepoint = "cgroup_attach_task")]
 pub fn process_move(ctx: RawTracePointContext) -> i32 {
     processes::moved(&ctx)
+}
+
+/// LSM hook `socket_create`.
+#[lsm_cgroup(hook = "socket_create")]
+pub fn lsm_socket_create(ctx: LsmContext) -> i32 {
+    lsm::socket_create(&ctx)
+}
+
+/// LSM hook `file_receive`.
+#[lsm_cgroup(hook = "file_receive")]
+pub fn lsm_file_receive(ctx: LsmContext) -> i32 {
+    lsm::file_receive(&ctx)
+}
+
+/// LSM hook `ptrace_access_check`.
+#[lsm_cgroup(hook = "ptrace_access_check")]
+pub fn lsm_ptrace_access_check(ctx: LsmContext) -> i32 {
+    lsm::ptrace_access_check(&ctx)
+}
+
+/// LSM hook `bpf`.
+#[lsm_cgroup(hook = "bpf")]
+pub fn lsm_bpf(ctx: LsmContext) -> i32 {
+    lsm::bpf(&ctx)
+}
+
+/// LSM hook `sb_mount`.
+#[lsm_cgroup(hook = "sb_mount")]
+pub fn lsm_sb_mount(ctx: LsmContext) -> i32 {
+    lsm::mount(&ctx, Hook::LsmMount)
+}
+
+/// LSM hook `sb_umount`.
+#[lsm_cgroup(hook = "sb_umount")]
+pub fn lsm_sb_umount(ctx: LsmContext) -> i32 {
+    lsm::mount(&ctx, Hook::LsmUmount)
+}
+
+/// LSM hook `unix_stream_connect`.
+#[lsm_cgroup(hook = "unix_stream_connect")]
+pub fn lsm_unix_stream_connect(ctx: LsmContext) -> i32 {
+    lsm::unix_stream_connect(&ctx)
+}
+
+/// LSM hook `unix_may_send`.
+#[lsm_cgroup(hook = "unix_may_send")]
+pub fn lsm_unix_may_send(ctx: LsmContext) -> i32 {
+    lsm::unix_may_send(&ctx)
+}
+
+/// LSM hook `file_open`.
+#[lsm_cgroup(hook = "file_open")]
+pub fn lsm_file_open(ctx: LsmContext) -> i32 {
+    lsm::file_open(&ctx)
 }
 
 #[cfg(not(test))]

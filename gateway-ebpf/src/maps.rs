@@ -4,7 +4,7 @@
 
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
-    btf_maps::{HashMap, PerCpuArray, RingBuf, SkStorage},
+    btf_maps::{Array, HashMap, PerCpuArray, RingBuf, SkStorage},
     macros::btf_map,
 };
 use gateway_common::{
@@ -79,6 +79,11 @@ pub(crate) static UNIX_NAMES: HashMap<
 #[btf_map]
 pub(crate) static DEVICES: HashMap<Device, u32, DEVICES_MAX, { BPF_F_NO_PREALLOC as usize }> =
     HashMap::new();
+
+/// 1 once the agent's command is about to start. Written by the daemon, read by the LSM programs
+/// on mounts.
+#[btf_map]
+pub(crate) static ARMED: Array<u32, 1> = Array::new();
 
 /// Flow of an agent's socket. Written by connect and sendmsg, read by all later hooks.
 #[btf_map]
@@ -204,6 +209,12 @@ pub(crate) fn unix() -> UnixConfig {
 pub(crate) fn names(unix: &UnixConfig, name: &UnixName) -> bool {
     // SAFETY: nobody writes the map once the programs are attached.
     unix.has_names != 0 && name.length != 0 && unsafe { UNIX_NAMES.get(name) }.is_some()
+}
+
+/// Whether the agent's command is about to start, or runs.
+#[inline(always)]
+pub(crate) fn is_armed() -> bool {
+    ARMED.get(0).is_some_and(|armed| *armed != 0)
 }
 
 /// Whether policy names this device for the agent.

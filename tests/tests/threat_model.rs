@@ -19,8 +19,16 @@ fn every_vector_is_in_the_threat_model() {
         fs::write(&path, format!("{before}{BEGIN}{table}{END}{after}")).expect("written");
         return;
     }
-    assert_eq!(
-        told, table,
-        "bless it: the comment above the table says how"
+    let only = |one: &str, other: &str| -> Vec<String> {
+        let other: Vec<_> = other.lines().collect();
+        let lines = one.lines().filter(|line| !other.contains(line));
+        lines.map(str::to_owned).collect()
+    };
+    assert!(
+        told == table,
+        "the document and the table differ (the comment above it says how to bless it)\n\
+         only in the document: {:#?}\nonly in the table: {:#?}",
+        only(told, &table),
+        only(&table, told)
     );
 }

@@ -8,7 +8,7 @@ use super::btf::{BtfError, Types};
 ///
 /// # Errors
 /// If the kernel gives no type information or lacks a field.
-pub(super) fn of_kernel(level: u32) -> Result<KernelLayout, BtfError> {
+pub(super) fn of_kernel(level: u32, unix_by_lsm: bool) -> Result<KernelLayout, BtfError> {
     let types = Types::of_kernel()?;
     let at = |of, field| types.offset(of, field);
     Ok(KernelLayout {
@@ -47,6 +47,10 @@ pub(super) fn of_kernel(level: u32) -> Result<KernelLayout, BtfError> {
         socket_sock: at("socket", "sk")?,
         sock_cgroup: at("sock", "sk_cgrp_data.cgroup")?,
         sock_family: at("sock", "__sk_common.skc_family")?,
+        unix_address: at("unix_sock", "addr")?,
+        address_length: at("unix_address", "len")?,
+        address_name: at("unix_address", "name")?,
+        unix_by_lsm: u32::from(unix_by_lsm),
     })
 }
 
@@ -59,7 +63,7 @@ mod tests {
         if !super::super::probe::has_btf() {
             return;
         }
-        let layout = of_kernel(2).expect("every supported kernel has these fields");
+        let layout = of_kernel(2, false).expect("every supported kernel has these fields");
         assert_eq!((layout.present, layout.level), (1, 2));
         assert_ne!(layout.task_tgid, layout.task_pid);
     }

@@ -14,7 +14,7 @@ use std::{
 
 use aya::{Ebpf, maps::Map};
 use aya_obj::Object;
-use gateway_common::unix::{UNIX_ANY, UNIX_NAMED, UnixConfig, UnixName};
+use gateway_common::unix::{UNIX_ANY, UNIX_NAMED, UNIX_OWN, UnixConfig, UnixName};
 
 use super::{
     BoundaryError,
@@ -85,7 +85,13 @@ fn offsets() -> Option<(u32, u32)> {
 /// The constants of an agent under this policy, on a kernel with these abilities.
 pub(super) fn config(sockets: &UnixSockets, support: Support) -> UnixConfig {
     let mut config = UnixConfig::SHUT;
-    config.mode = if sockets.any { UNIX_ANY } else { UNIX_NAMED };
+    config.mode = if sockets.any {
+        UNIX_ANY
+    } else if sockets.own {
+        UNIX_OWN
+    } else {
+        UNIX_NAMED
+    };
     if let Some((address, length)) = support.offsets {
         config.address_offset = address;
         config.length_offset = length;

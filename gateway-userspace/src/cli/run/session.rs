@@ -11,7 +11,7 @@ use crate::{
     kernel::{AgentSpec, Boundary, KernelHeld, check_unix_paths, forward_logs},
     launch::{
         assurance::{Assessment, assess, has_unix},
-        canary::{Canary, leaving_kills},
+        canary::{Canary, prove},
         order::Order,
         supervise::{Waiting, exit_code},
         terminal,
@@ -90,12 +90,7 @@ async fn inside(
     forward_logs(boundary);
     if plan.policy.mode() == Mode::Enforce {
         Canary::set_out()?.check(&site.agent)?;
-        if boundary.held().leavers && !leaving_kills(&site.agent, &site.gateway)? {
-            boundary.leavers_live();
-        }
-        if boundary.held().leavers && !leaving_kills(&site.agent, &site.gateway)? {
-            boundary.leavers_live();
-        }
+        prove(boundary, &site.agent, &site.gateway)?;
     }
     let held = boundary.held();
     let waiting = shut_in(&mut plan, site, port, open_files, held).await?;
@@ -112,6 +107,7 @@ async fn inside(
     )?;
     announce(&plan);
 
+    boundary.arm()?;
     let status = waiting.go().await.context("waiting for the command");
     // Whatever the command left behind ends with it, before the gateway does.
     let ended = site.end_agent();

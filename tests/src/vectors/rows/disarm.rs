@@ -5,13 +5,10 @@ use crate::vectors::{
     session::Who::{self, Root},
 };
 
-/// Whether the tracepoint that kills leavers is among the programs.
-const LEAVERS: bool = false;
-const LEFT: Expected = if LEAVERS {
-    left("cgroup_attach_task", "left_cgroup")
-} else {
-    open("root in its own cgroup's files leaves; a container sees no such files")
-};
+/// It moved, and was killed before it could do anything outside.
+const LEFT: Expected = left("cgroup_attach_task", "left_cgroup");
+/// Its child was made outside, and is killed before it runs.
+const BORN: Expected = left("process_fork", "left_cgroup");
 const CGROUPS: &[&str] = &["mount namespace", "uid"];
 const NO_CGROUP: Expected = fails(libc::ENOENT);
 const NAMESPACES: &[&str] = &["seccomp"];
@@ -48,7 +45,7 @@ pub(super) const ROWS: &[Row] = &[
     cgroup("cgroup-sibling", LEFT),
     cgroup("cgroup-threads", fails(libc::EOPNOTSUPP))
         .uncontrolled("a thread stays in its own threaded tree, whoever it is"),
-    cgroup("cgroup-born", LEFT),
+    cgroup("cgroup-born", BORN),
     cgroup("cgroup-child", STILL_IN),
     cgroup("cgroup-threaded", STILL_IN),
     cgroup("cgroup-remove", fails(libc::EBUSY)).uncontrolled("never while somebody is inside"),
