@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, ffi::OsString, path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
 
-use super::{super::say, site::Site};
+use super::{super::say, chronicle::Chronicle, site::Site};
 use crate::{
     app::{BindConfig, Bound, Gateway},
     audit::Audit,
@@ -108,7 +108,11 @@ async fn inside(
     announce(&plan);
 
     boundary.arm()?;
-    let status = waiting.go().await.context("waiting for the command");
+    let chronicle = Chronicle::begin(&plan, site, port, held, &waiting.shut).await?;
+    let status = tokio::select! {
+        status = waiting.go() => status.context("waiting for the command"),
+        () = chronicle.entry.keep_beating() => unreachable!("it beats for ever"),
+    };
     // Whatever the command left behind ends with it, before the gateway does.
     let ended = site.end_agent();
     if let Err(error) = serving.end().await {
@@ -117,7 +121,9 @@ async fn inside(
     if let Err(error) = ended {
         tracing::warn!(%error, "ending what the command left behind");
     }
-    status.map(exit_code)
+    let status = status.map(exit_code);
+    chronicle.end(&plan, status.as_ref().ok().copied());
+    status
 }
 
 /// Starts the agent's first process, which waits for the word, and judges what was reached.
