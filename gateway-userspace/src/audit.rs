@@ -16,6 +16,7 @@ mod loss;
 mod memory;
 mod open_error;
 mod record;
+mod session;
 mod sink;
 mod status;
 mod writer;
@@ -36,6 +37,7 @@ pub use open_error::{NotAudit, OpenError};
 pub use record::{
     ANCESTOR_EXE_MAX, COMM_MAX, EXE_MAX, HINT_MAX, HOST_MAX, METHOD_MAX, PATH_MAX, Subject,
 };
+pub use session::{COMMAND_MAX, SessionFacts};
 pub use status::{AuditUnavailable, Summary};
 
 use crate::{
@@ -99,6 +101,8 @@ pub enum Kind {
     Direct,
     /// Something that Sluice noticed by itself, such as a connection that only the kernel saw.
     Finding,
+    /// A run of an agent: that it begins, and how it ended.
+    Session,
     /// Events of the kernel half, or records, that were lost; `repeated` says how many.
     Loss,
 }
@@ -169,6 +173,9 @@ pub struct Record {
     pub blame: Option<Blame>,
     /// How many more of the same were folded into this record.
     pub repeated: u64,
+    /// What a record of kind `session` is about; absent from all others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session: Option<Box<SessionFacts>>,
 }
 
 /// Always six digits, so that times sort as text.

@@ -76,6 +76,7 @@ impl Record {
             duration_us: 0,
             blame: None,
             repeated: 0,
+            session: None,
         }
     }
 
@@ -170,6 +171,9 @@ impl Record {
             if let Some(text) = text {
                 clip(text, limit);
             }
+        }
+        if let Some(session) = &mut self.session {
+            session.bound();
         }
         if let Some(process) = &mut self.process {
             let exe = process.exe.as_ref().map_or(0, String::len);

@@ -3,6 +3,7 @@
 //! Owns the order of things: everything is bound, loaded, attached and tried before the command
 //! starts, and nothing is taken down before the last of its processes is gone.
 
+mod chronicle;
 mod recap;
 mod session;
 mod site;

@@ -48,6 +48,14 @@ impl Assessment {
     }
 }
 
+/// Whether the agent may make unix sockets at all. Where the kernel half has no say over them and
+/// policy names none, the launcher takes them away, all but connected pairs.
+#[must_use]
+pub fn has_unix(policy: &Policy, held: KernelHeld) -> bool {
+    let unix = &policy.network().unix;
+    held.unix || unix.any || unix.own || !unix.names.is_empty()
+}
+
 /// Judges an agent by what its kernel half holds and by what its first process was found to be.
 ///
 /// With what there could be at best, it tells whether a start is worth trying.
@@ -63,11 +71,36 @@ pub fn assess(policy: &Policy, user: &AgentUser, held: KernelHeld, shut: &Shut) 
             "everything: observe mode blocks nothing",
         );
     }
-    if !held.unix {
+    let unix = &policy.network().unix;
+    if unix.any {
         found.lower(
             Assurance::Partial,
-            "unix sockets outside /run can be reached where file permissions allow it, and \
-             descriptors received over them (the kernel's hooks need 6.7)",
+            "[network] unix = [\"any\"]: services that it sees can act for it, and hand it \
+             descriptors",
+        );
+    } else if !held.unix && has_unix(policy, held) {
+        found.lower(
+            Assurance::Partial,
+            "unix sockets that policy does not name: this kernel cannot tell them apart (6.7 can)",
+        );
+    } else if !unix.names.is_empty() {
+        found.lower(
+            Assurance::Confined,
+            format!(
+                "[network] unix: the services behind {} can act for it, and hand it descriptors",
+                unix.names.join(", ")
+            ),
+        );
+    }
+    let loopback = &policy.network().loopback;
+    if !loopback.is_empty() {
+        let ports: Vec<_> = loopback.iter().map(u16::to_string).collect();
+        found.lower(
+            Assurance::Confined,
+            format!(
+                "[network] loopback: whatever listens on port {} of this host can act for it",
+                ports.join(", ")
+            ),
         );
     }
     if user.uid.is_root() {
@@ -110,6 +143,15 @@ pub fn assess(policy: &Policy, user: &AgentUser, held: KernelHeld, shut: &Shut) 
         if opened {
             found.lower(Assurance::Confined, what);
         }
+    }
+    if !process.devices.is_empty() {
+        found.lower(
+            Assurance::Confined,
+            format!(
+                "[process] devices: what is behind {}",
+                process.devices.join(", ")
+            ),
+        );
     }
     for place in &shut.in_sight {
         found.lower(
@@ -157,6 +199,10 @@ mod tests {
         for (policy, expected) in [
             ("mode = \"observe\"", Assurance::Observe),
             ("[network]\ninbound = \"allow\"", Assurance::Partial),
+            ("[network]\nunix = [\"any\"]", Assurance::Partial),
+            ("[network]\nunix = [\"/run/x\"]", Assurance::Confined),
+            ("[network]\nloopback = [5432]", Assurance::Confined),
+            ("[process]\ndevices = [\"/dev/kvm\"]", Assurance::Confined),
             ("[process]\nptrace = true", Assurance::Confined),
             ("[process]\nuser_namespaces = true", Assurance::Confined),
             ("[process]\nio_uring = true", Assurance::Confined),
@@ -169,7 +215,10 @@ mod tests {
         let alice = user(1000, Some("alice"));
         assert_eq!(level("", &alice, HELD, &shut), (Assurance::Confined, 1));
         let no_unix = KernelHeld::default();
-        assert_eq!(level("", &own, no_unix, &shut), (Assurance::Partial, 1));
+        // The launcher takes them away altogether; where policy names one it cannot.
+        assert_eq!(level("", &own, no_unix, &shut), (Assurance::Sealed, 0));
+        let named = "[network]\nunix = [\"/run/x\"]";
+        assert_eq!(level(named, &own, no_unix, &shut), (Assurance::Partial, 1));
         let seen = Shut {
             in_sight: vec!["/sys/fs/cgroup".to_owned()],
             ..Shut::default()

@@ -32,6 +32,16 @@ pub(super) enum LandlockError {
     Rules(#[from] RulesetError),
 }
 
+/// No signals to processes outside; no abstract sockets of theirs, unless policy names some: then
+/// the kernel half tells them apart, which Landlock cannot.
+fn scopes(order: &Order) -> landlock::BitFlags<Scope> {
+    if order.abstract_unix {
+        Scope::Signal.into()
+    } else {
+        Scope::from_all(NEWEST)
+    }
+}
+
 /// Restricts this process and all that it starts; answers with the version in force, 0 for none.
 pub(super) fn restrict(order: &Order) -> Result<u8, LandlockError> {
     let mut handled = landlock::BitFlags::empty();
@@ -43,7 +53,7 @@ pub(super) fn restrict(order: &Order) -> Result<u8, LandlockError> {
     }
     let mut ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
-        .scope(Scope::from_all(NEWEST))?;
+        .scope(scopes(order))?;
     if !handled.is_empty() {
         ruleset = ruleset.handle_access(handled)?;
     }

@@ -41,6 +41,8 @@ pub struct Order {
     pub io_uring: bool,
     /// Whether it may make unix sockets at all.
     pub unix: bool,
+    /// Whether it may reach abstract unix sockets of others, as far as the kernel half lets it.
+    pub abstract_unix: bool,
     /// Which of standard input, output and error become its own terminal.
     pub terminal: [bool; 3],
     /// The command and its arguments.

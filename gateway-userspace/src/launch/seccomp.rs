@@ -98,10 +98,22 @@ fn families(order: &Order) -> Result<Rules, seccompiler::BackendError> {
         is_not(2, libc::NETLINK_ROUTE)?,
     ];
     let rules = vec![SeccompRule::new(other)?, SeccompRule::new(netlink)?];
-    let pair = SeccompRule::new(vec![is_not(0, libc::AF_UNIX)?])?;
+    let mut pairs = vec![SeccompRule::new(vec![is_not(0, libc::AF_UNIX)?])?];
+    if !order.unix {
+        // One of a pair of datagram sockets can send to any other; a raw one is the same.
+        const TYPE: u64 = 0xf;
+        for datagram in [libc::SOCK_DGRAM, libc::SOCK_RAW] {
+            pairs.push(SeccompRule::new(vec![SeccompCondition::new(
+                1,
+                Dword,
+                SeccompCmpOp::MaskedEq(TYPE),
+                u64::from(datagram.unsigned_abs()),
+            )?])?);
+        }
+    }
     Ok(Rules::from([
         (libc::SYS_socket, rules),
-        (libc::SYS_socketpair, vec![pair]),
+        (libc::SYS_socketpair, pairs),
     ]))
 }
 

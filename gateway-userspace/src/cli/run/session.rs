@@ -4,13 +4,13 @@ use std::{collections::BTreeMap, ffi::OsString, path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
 
-use super::{super::say, site::Site};
+use super::{super::say, chronicle::Chronicle, site::Site};
 use crate::{
     app::{BindConfig, Bound, Gateway},
     audit::Audit,
     kernel::{AgentSpec, Boundary, KernelHeld, check_unix_paths, forward_logs},
     launch::{
-        assurance::{Assessment, assess},
+        assurance::{Assessment, assess, has_unix},
         canary::{Canary, prove},
         order::Order,
         supervise::{Waiting, exit_code},
@@ -108,7 +108,11 @@ async fn inside(
     announce(&plan);
 
     boundary.arm()?;
-    let status = waiting.go().await.context("waiting for the command");
+    let chronicle = Chronicle::begin(&plan, site, port, held, &waiting.shut).await?;
+    let status = tokio::select! {
+        status = waiting.go() => status.context("waiting for the command"),
+        () = chronicle.entry.keep_beating() => unreachable!("it beats for ever"),
+    };
     // Whatever the command left behind ends with it, before the gateway does.
     let ended = site.end_agent();
     if let Err(error) = serving.end().await {
@@ -117,7 +121,9 @@ async fn inside(
     if let Err(error) = ended {
         tracing::warn!(%error, "ending what the command left behind");
     }
-    status.map(exit_code)
+    let status = status.map(exit_code);
+    chronicle.end(&plan, status.as_ref().ok().copied());
+    status
 }
 
 /// Starts the agent's first process, which waits for the word, and judges what was reached.
@@ -129,7 +135,7 @@ async fn shut_in(
     held: KernelHeld,
 ) -> anyhow::Result<Waiting> {
     let within = site.agent_within()?;
-    let order = order(plan, site, port, open_files)?;
+    let order = order(plan, site, port, open_files, held)?;
     let waiting = Waiting::begin(&order, &within).await?;
     plan.assessment = assess(&plan.policy, &plan.user, held, &waiting.shut);
     plan.assessment.meets_floor(&plan.policy)?;
@@ -137,26 +143,40 @@ async fn shut_in(
 }
 
 /// What the agent's first process is to do.
-fn order(plan: &Plan, site: &Site, port: u16, open_files: Option<u64>) -> anyhow::Result<Order> {
+fn order(
+    plan: &Plan,
+    site: &Site,
+    port: u16,
+    open_files: Option<u64>,
+    held: KernelHeld,
+) -> anyhow::Result<Order> {
     let mut environment: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
     let user = plan.user.environment(site.scratch())?;
     let own = user.into_iter().chain(proxy_environment(port));
     environment.extend(own.map(|(name, value)| (name.into(), value)));
     let process = plan.policy.process();
+    let unix = &plan.policy.network().unix;
+    let observe = plan.policy.mode() == Mode::Observe;
+    // Sockets that policy names stay in sight where `/run` would cover them.
+    let named = unix.names.iter().map(PathBuf::from);
+    let named = named.filter(|path| path.starts_with("/run"));
+    let run = process.run.iter().cloned().chain(named).collect();
+    let abstract_unix = observe || unix.any || unix.names.iter().any(|name| name.starts_with('@'));
     Ok(Order {
         cgroup: site.agent.path().to_owned(),
         uid: plan.user.uid.as_raw(),
         gid: plan.user.gid.as_raw(),
         open_files,
         scratch: site.scratch().to_owned(),
-        run: process.run.clone(),
+        run,
         hide: plan.hide.clone(),
         read: process.read.clone(),
         write: process.write.clone(),
         ptrace: process.ptrace,
         user_namespaces: process.user_namespaces,
         io_uring: process.io_uring,
-        unix: true,
+        unix: observe || has_unix(&plan.policy, held),
+        abstract_unix,
         terminal: terminal::standard(),
         command: plan.command.clone(),
         environment: environment.into_iter().collect(),
