@@ -24,7 +24,10 @@ use crate::{
     },
     audit::{Audit, AuditConfig, Subject, default_path},
     kernel::{AgentSpec, Boundary, cgroup::Cgroup, forward_logs},
-    launch::{assurance::Assessment, canary::{Canary, prove}},
+    launch::{
+        assurance::Assessment,
+        canary::{Canary, prove},
+    },
     names::AgentId,
     netns, open_files,
     policy::{Mode, Policy},
