@@ -65,7 +65,9 @@ pub fn processes(cgroup: &Path) -> Result<BTreeMap<u32, u32>> {
     let inside = |outside: u32| {
         // One that has ended in between has no number any more.
         let status = fs::read_to_string(format!("/proc/{outside}/status")).ok()?;
-        let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+        let numbers = status
+            .lines()
+            .find_map(|line| line.strip_prefix("NSpid:"))?;
         numbers.split_whitespace().last()?.parse().ok()
     };
     let mut processes = BTreeMap::new();
