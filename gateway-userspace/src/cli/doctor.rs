@@ -174,6 +174,12 @@ fn examine() -> Vec<Finding> {
 const WITHOUT_UNIX: &str =
     "agents reach every unix socket that their user may; kernels from 6.7 on have it";
 
+/// What follows where it has no LSM programs.
+const WITHOUT_LSM: &str = "see `LSM programs` below";
+
+/// What follows where it has no account of processes.
+const WITHOUT_PROCESSES: &str = "see `leavers` below";
+
 /// Each program's answer.
 fn programs() -> Vec<Finding> {
     let mend = "the boundary would have a hole here; kernels from 6.1 on have it";
@@ -184,7 +190,12 @@ fn programs() -> Vec<Finding> {
                 let seen = probe.result.map(|()| "loads and attaches".to_owned());
                 let check = format!("program {}", probe.program);
                 if probe.optional {
-                    Finding::optional(check, seen, WITHOUT_UNIX)
+                    let follows = match probe.program {
+                        program if program.starts_with("lsm_") => WITHOUT_LSM,
+                        program if program.starts_with("process_") => WITHOUT_PROCESSES,
+                        _ => WITHOUT_UNIX,
+                    };
+                    Finding::optional(check, seen, follows)
                 } else {
                     Finding::required(check, seen, mend)
                 }
