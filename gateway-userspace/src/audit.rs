@@ -16,6 +16,7 @@ mod loss;
 mod memory;
 mod open_error;
 mod record;
+pub mod remote;
 mod sink;
 mod status;
 mod writer;
@@ -25,7 +26,7 @@ mod tests;
 
 use std::{net::SocketAddr, sync::Arc};
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 pub use config::{AuditConfig, MAX_CAPACITY, SyncPolicy, Target};
 pub use default_path::{NoStateDirectory, default_path};
@@ -42,7 +43,7 @@ use crate::{
 };
 
 /// Who saw it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Source {
     /// The kernel half alone: a refused system call or packet.
@@ -54,7 +55,7 @@ pub enum Source {
 }
 
 /// What became of it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
     /// Policy allowed it and it was carried out, or tried.
@@ -66,7 +67,7 @@ pub enum Outcome {
 }
 
 /// At whose door a failure lies.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Blame {
     /// The agent sent something wrong, or went away.
@@ -80,7 +81,7 @@ pub enum Blame {
 }
 
 /// What was asked for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// CONNECT.
@@ -102,7 +103,7 @@ pub enum Kind {
 }
 
 /// Whether more will follow under the same event id.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
     /// A long-lived tunnel is open; its `end` will follow.

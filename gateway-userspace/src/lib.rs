@@ -16,3 +16,4 @@ pub mod open_files;
 pub mod policy;
 pub mod proxy;
 pub mod sanitize;
+pub mod worker;

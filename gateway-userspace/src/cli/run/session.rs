@@ -136,6 +136,7 @@ async fn inside(
     let context = Context {
         identify: Arc::clone(&identify) as _,
         policy: Arc::new(ArcSwap::from_pointee(policy.clone())),
+        dial: None,
         audit: plan.audit.clone(),
         resolver: Resolver::system(limits.resolve_timeout)
             .context("reading the system's DNS configuration")?,
