@@ -6,7 +6,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::ABI_VERSION;
+use crate::{ABI_VERSION, endpoint::Endpoint};
 
 /// Refusals are carried out.
 pub const MODE_ENFORCE: u32 = 1;
@@ -30,6 +30,50 @@ pub const INBOUND_LOOPBACK: u32 = 2;
 /// Anybody may connect to the agent.
 pub const INBOUND_ALLOW: u32 = 3;
 
+/// Policy names devices, which are in a map.
+pub const FEATURE_DEVICES: u32 = 1;
+/// The agent reaches its own listeners on loopback.
+pub const FEATURE_OWN_LOOPBACK: u32 = 2;
+
+/// Devices that a policy may name for one agent.
+pub const DEVICES_MAX: usize = 32;
+
+/// A device, by its kind and numbers.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Device {
+    /// [`DEVICE_BLOCK`] or [`DEVICE_CHARACTER`].
+    pub kind: u32,
+    /// Major number.
+    pub major: u32,
+    /// Minor number.
+    pub minor: u32,
+}
+
+impl Device {
+    /// The numbers in place of an address, for a refusal's record: kind, major and minor are the
+    /// last words. No address has such a first word.
+    #[inline(always)]
+    #[must_use]
+    pub const fn as_endpoint(&self) -> Endpoint {
+        Endpoint::new([u32::MAX, self.kind, self.major, self.minor], 0)
+    }
+
+    /// The device that [`Self::as_endpoint`] stands for; none if it is an address.
+    #[must_use]
+    pub const fn from_endpoint(endpoint: &Endpoint) -> Option<Self> {
+        match endpoint.address {
+            [u32::MAX, kind, major, minor] => Some(Self { kind, major, minor }),
+            _ => None,
+        }
+    }
+}
+
+/// A block device.
+pub const DEVICE_BLOCK: u32 = 1;
+/// A character device.
+pub const DEVICE_CHARACTER: u32 = 2;
+
 /// What the programs of one agent know.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -52,8 +96,13 @@ pub struct AgentConfig {
     pub gateway_port: u16,
     /// 1 if any of [`LoopbackPorts`] is set, else 0.
     pub has_loopback: u16,
+    /// Any of the `FEATURE_` constants.
+    pub features: u32,
+    /// Port of the gateway that this one took over from, on which established connections may go
+    /// on to their end and none begins; 0 if there is none.
+    pub draining_port: u16,
     /// Always zero.
-    pub zero: u32,
+    pub zero: [u8; 6],
 }
 
 impl AgentConfig {
@@ -68,7 +117,9 @@ impl AgentConfig {
         inbound: 0,
         gateway_port: 0,
         has_loopback: 0,
-        zero: 0,
+        features: 0,
+        draining_port: 0,
+        zero: [0; 6],
     };
 
     /// Whether the loader filled this in and speaks the same ABI.
@@ -76,6 +127,13 @@ impl AgentConfig {
     #[must_use]
     pub const fn is_configured(&self) -> bool {
         self.abi == ABI_VERSION && self.agent != 0 && self.gateway_port != 0
+    }
+
+    /// Whether all of these features are on.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has(&self, features: u32) -> bool {
+        self.features & features == features
     }
 
     /// Whether refusals are recorded but not carried out.

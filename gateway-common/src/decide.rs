@@ -5,7 +5,10 @@
 //! out.
 
 use crate::{
-    agent::{AgentConfig, DIRECT_REDIRECT, DNS_GATEWAY, INBOUND_ALLOW, INBOUND_LOOPBACK},
+    agent::{
+        AgentConfig, DEVICE_CHARACTER, DIRECT_REDIRECT, DNS_GATEWAY, Device, FEATURE_OWN_LOOPBACK,
+        INBOUND_ALLOW, INBOUND_LOOPBACK,
+    },
     endpoint::Endpoint,
     packet::{Header, TCP, UDP},
     reason::Reason,
@@ -83,14 +86,75 @@ pub const fn unix(config: &AgentConfig, mode: u32, named: bool) -> Verdict {
     }
 }
 
-/// `IPPROTO_IP` and `IPPROTO_IPV6`, as levels of socket options.
+/// Could a connection from here lead to a listener of the agent's own, over loopback? Of one that
+/// could, the caller looks at the listener.
+#[inline(always)]
+pub const fn may_be_own(config: &AgentConfig, protocol: u8, destination: &Endpoint) -> bool {
+    config.is_configured()
+        && config.has(FEATURE_OWN_LOOPBACK)
+        && protocol == TCP
+        && (destination.is_gateway_address() || destination.is_any())
+        && destination.port != config.gateway_port
+}
+
+/// Could a packet be one of a connection of the agent's with itself, over loopback? Of one that
+/// could, the caller looks at the sockets.
+#[inline(always)]
+pub const fn may_be_own_packet(config: &AgentConfig, header: &Header, interface: u32) -> bool {
+    config.is_configured()
+        && config.has(FEATURE_OWN_LOOPBACK)
+        && interface == LOOPBACK_INTERFACE
+        && header.protocol == TCP
+        && header.source.is_gateway_address()
+        && header.destination.is_gateway_address()
+}
+
+/// May a socket be bound to this address? Others than loopback and the wildcard say who is to come,
+/// and nobody may, unless policy lets them in.
+#[inline(always)]
+pub const fn bind(config: &AgentConfig, address: &Endpoint) -> Verdict {
+    if !config.is_configured() {
+        return Verdict::Refuse(Reason::NotConfigured);
+    }
+    if address.is_loopback_or_any() || config.inbound == INBOUND_ALLOW {
+        Verdict::Pass(Reason::BindAllowed)
+    } else {
+        Verdict::Refuse(Reason::BindAddress)
+    }
+}
+
+/// May this device be opened, or a node for it made? `named` says whether policy names it.
+#[inline(always)]
+pub const fn device(config: &AgentConfig, device: &Device, named: bool) -> Verdict {
+    if !config.is_configured() {
+        return Verdict::Refuse(Reason::NotConfigured);
+    }
+    let everybodys = match (device.kind, device.major, device.minor) {
+        // null, zero, full, random, urandom; tty and ptmx.
+        (DEVICE_CHARACTER, 1, 3 | 5 | 7 | 8 | 9) | (DEVICE_CHARACTER, 5, 0 | 2) => true,
+        // Pseudo terminals.
+        (DEVICE_CHARACTER, 136..=143, _) => true,
+        (0..=u32::MAX, 0..=u32::MAX, 0..=u32::MAX) => false,
+    };
+    if everybodys || named {
+        Verdict::Pass(Reason::DeviceAllowed)
+    } else {
+        Verdict::Refuse(Reason::Device)
+    }
+}
+
+/// `SOL_SOCKET`, `IPPROTO_IP`, `IPPROTO_TCP` and `IPPROTO_IPV6`, as levels of socket options.
+const LEVEL_SOCKET: i32 = 1;
 const LEVEL_IP: i32 = 0;
+const LEVEL_TCP: i32 = 6;
 const LEVEL_IPV6: i32 = 41;
 
 /// May this socket option be set?
 ///
-/// Only what makes the kernel itself speak is refused here: a report of group membership belongs
-/// to no socket, so no packet hook sees it, and it carries an address of the caller's choice.
+/// Two kinds are refused. What makes the kernel itself speak: a report of group membership belongs
+/// to no socket, so no packet hook sees it, and it carries an address of the caller's choice. And
+/// what steers packets past the gateway: the packet hooks would stop those as well, but a program
+/// that is told so by `setsockopt` need not wait for a time-out.
 #[inline(always)]
 pub const fn option(config: &AgentConfig, level: i32, name: i32) -> Verdict {
     if !config.is_configured() {
@@ -105,6 +169,8 @@ pub const fn option(config: &AgentConfig, level: i32, name: i32) -> Verdict {
     };
     if joins {
         Verdict::Refuse(Reason::GroupMembership)
+    } else if steers(level, name) {
+        Verdict::Refuse(Reason::SocketOption)
     } else {
         Verdict::Pass(Reason::SocketAllowed)
     }
@@ -114,6 +180,29 @@ pub const fn option(config: &AgentConfig, level: i32, name: i32) -> Verdict {
 #[inline(always)]
 const fn joins_group(name: i32) -> bool {
     matches!(name, 42 | 46 | 48)
+}
+
+/// Whether an option changes where packets go, by which way, or what they seem to come from.
+#[inline(always)]
+const fn steers(level: i32, name: i32) -> bool {
+    match level {
+        // SO_BINDTODEVICE, SO_MARK, SO_BINDTOIFINDEX.
+        LEVEL_SOCKET => matches!(name, 25 | 36 | 62),
+        // IP_HDRINCL, IP_OPTIONS, IP_FREEBIND, IP_IPSEC_POLICY, IP_XFRM_POLICY, IP_TRANSPARENT,
+        // IP_MULTICAST_IF, IP_UNICAST_IF.
+        LEVEL_IP => matches!(name, 3 | 4 | 15 | 16 | 17 | 19 | 32 | 50),
+        // TCP_REPAIR, which makes a connection without asking for it.
+        LEVEL_TCP => name == 19,
+        // IPV6_2292HOPOPTS, IPV6_2292DSTOPTS, IPV6_2292RTHDR, IPV6_2292PKTOPTIONS, IPV6_NEXTHOP,
+        // IPV6_MULTICAST_IF, IPV6_IPSEC_POLICY, IPV6_XFRM_POLICY, IPV6_HDRINCL, IPV6_PKTINFO,
+        // IPV6_HOPOPTS, IPV6_RTHDRDSTOPTS, IPV6_RTHDR, IPV6_DSTOPTS, IPV6_TRANSPARENT,
+        // IPV6_UNICAST_IF, IPV6_FREEBIND.
+        LEVEL_IPV6 => matches!(
+            name,
+            3 | 4 | 5 | 6 | 9 | 17 | 34 | 35 | 36 | 50 | 54 | 55 | 57 | 59 | 75 | 76 | 78
+        ),
+        i32::MIN..=i32::MAX => false,
+    }
 }
 
 /// What a packet hook knows besides the header.
@@ -171,7 +260,20 @@ const fn local_flow(
     if protocol == TCP && around.declared {
         return Some(Reason::DeclaredLoopback);
     }
+    if protocol == TCP && is_draining(config, peer) {
+        return Some(Reason::Draining);
+    }
     None
+}
+
+/// Whether an endpoint is the gateway that this one took over from. Its connections go on to
+/// their end, and a new one goes to the gateway that is there now.
+#[inline(always)]
+#[must_use]
+pub const fn is_draining(config: &AgentConfig, endpoint: &Endpoint) -> bool {
+    config.draining_port != 0
+        && endpoint.port == config.draining_port
+        && endpoint.is_gateway_address()
 }
 
 /// Whether policy lets somebody else open this connection to the agent.

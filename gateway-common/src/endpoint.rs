@@ -99,6 +99,31 @@ impl Endpoint {
         self.address[3]
     }
 
+    /// Whether the address is in 127.0.0.0/8, or ::1, or the wildcard of either family.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_loopback_or_any(&self) -> bool {
+        if self.address[0] != 0 || self.address[1] != 0 {
+            return false;
+        }
+        let last = u32::from_be(self.address[3]);
+        if self.address[2] == MAPPED {
+            last == 0 || last >> 24 == 127
+        } else {
+            self.address[2] == 0 && last <= 1
+        }
+    }
+
+    /// Whether the address is the wildcard of either family, which a call takes for loopback.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_any(&self) -> bool {
+        self.address[0] == 0
+            && self.address[1] == 0
+            && (self.address[2] == 0 || self.address[2] == MAPPED)
+            && self.address[3] == 0
+    }
+
     /// Whether the address is exactly 127.0.0.1 or ::1, the two on which the gateway listens.
     ///
     /// The rest of 127.0.0.0/8 is not: no listener of ours is there.

@@ -43,5 +43,8 @@ pub const EVENT_REFILL_NS: u64 = 50_000_000;
 /// Local ports other than the gateway's that a policy may declare for one agent.
 pub const LOOPBACK_PORTS_MAX: usize = 32;
 
+/// Network namespaces in which the gateway of one agent may listen.
+pub const NAMESPACES_MAX: u32 = 64;
+
 /// Value of the mark that only the daemon can put on a listener's socket storage.
 pub const LISTENER_MARK: u32 = 0x51_75_1c_e1;

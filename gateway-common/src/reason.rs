@@ -54,6 +54,12 @@ reasons! {
     OwnLoopback = 7, "own_loopback";
     /// To a unix socket that policy names, or to one of the agent's own.
     UnixAllowed = 8, "unix_allowed";
+    /// A device that every agent has, or that policy names.
+    DeviceAllowed = 9, "device_allowed";
+    /// Binding to an address that only this host, or nobody, can reach.
+    BindAllowed = 10, "bind_allowed";
+    /// On a connection to the gateway that this one took over from.
+    Draining = 11, "draining";
 
     /// The programs carry no configuration, or one of another ABI.
     NotConfigured = 32, "not_configured";

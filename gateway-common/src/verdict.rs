@@ -57,7 +57,10 @@ pub const fn errno(reason: Reason) -> i32 {
         | Reason::Inbound
         | Reason::SocketAllowed
         | Reason::OwnLoopback
+        | Reason::Draining
         | Reason::UnixAllowed
+        | Reason::DeviceAllowed
+        | Reason::BindAllowed
         | Reason::DirectConnect
         | Reason::Datagram
         | Reason::HeaderMalformed

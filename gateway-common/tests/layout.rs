@@ -8,7 +8,7 @@ use std::{fmt::Write as _, mem};
 use gateway_common::{
     ABI_VERSION, DENIALS_RING_BYTES, LISTENER_MARK, LOOPBACK_PORTS_MAX, PASSAGES_RING_BYTES,
     TUPLES_MAX,
-    agent::{AgentConfig, LoopbackPorts},
+    agent::{AgentConfig, DEVICES_MAX, Device, LoopbackPorts},
     endpoint::Endpoint,
     event::{Event, Fold, Hook, NamedEvent},
     flow::{Flow, Task, Tuple},
@@ -46,6 +46,7 @@ fn dump() -> String {
     writeln!(text, "loopback_ports {LOOPBACK_PORTS_MAX}").expect("a String takes it all");
     writeln!(text, "loopback_ports_size {}", size_of::<LoopbackPorts>())
         .expect("a String takes it all");
+    writeln!(text, "devices {DEVICES_MAX}").expect("a String takes it all");
     writeln!(text, "unix_names {UNIX_NAMES_MAX} of {UNIX_NAME_MAX}")
         .expect("a String takes it all");
     writeln!(text, "listener_mark {LISTENER_MARK:#x}").expect("a String takes it all");
@@ -63,6 +64,8 @@ fn dump() -> String {
             inbound,
             gateway_port,
             has_loopback,
+            features,
+            draining_port,
             zero,
         ]
     );
@@ -123,6 +126,7 @@ fn dump() -> String {
         ]
     );
     layout!(text, NamedEvent, NamedEvent::new_zeroed(), [event, name]);
+    layout!(text, Device, Device::new_zeroed(), [kind, major, minor]);
     layout!(text, UnixName, UnixName::new_zeroed(), [bytes, length]);
     layout!(
         text,

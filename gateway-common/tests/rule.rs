@@ -3,13 +3,15 @@
 use gateway_common::{
     ABI_VERSION,
     agent::{
-        AgentConfig, DIRECT_DENY, DIRECT_REDIRECT, DNS_GATEWAY, DNS_OFF, INBOUND_ALLOW,
-        INBOUND_DENY, INBOUND_LOOPBACK, MODE_ENFORCE,
+        AgentConfig, DEVICE_BLOCK, DEVICE_CHARACTER, DIRECT_DENY, DIRECT_REDIRECT, DNS_GATEWAY,
+        DNS_OFF, Device, FEATURE_OWN_LOOPBACK, INBOUND_ALLOW, INBOUND_DENY, INBOUND_LOOPBACK,
+        MODE_ENFORCE,
     },
     decide::{self, DGRAM, LOOPBACK_INTERFACE, STREAM, Surroundings},
     endpoint::{Endpoint, LOOPBACK_V4, LOOPBACK_V6, mapped},
     packet::{Header, TCP, UDP},
     reason::Reason,
+    unix::{UNIX_ANY, UNIX_NAMED},
     verdict::Verdict::{self, Pass, Redirect, Refuse},
 };
 
@@ -26,7 +28,9 @@ const fn config() -> AgentConfig {
         inbound: INBOUND_DENY,
         gateway_port: PORT,
         has_loopback: 0,
-        zero: 0,
+        features: 0,
+        draining_port: 0,
+        zero: [0; 6],
     }
 }
 
@@ -78,13 +82,188 @@ fn options() {
         (ip, 38, fine),
         (ipv6, 21, fine),
         (ip, 20, fine),
-        (ipv6, 35, fine),
+        (ipv6, 16, fine),
         (socket, 35, fine),
         (socket, 42, fine),
     ];
     for (level, name, expected) in table {
         let verdict = decide::option(&config(), level, name);
         assert_eq!(verdict, expected, "level {level} option {name}");
+    }
+}
+
+#[test]
+fn options_that_steer() {
+    let steers = Refuse(Reason::SocketOption);
+    let levels: [(i32, &[i32]); 4] = [
+        (1, &[25, 36, 62]),
+        (0, &[3, 4, 15, 16, 17, 19, 32, 50]),
+        (6, &[19]),
+        (
+            41,
+            &[
+                3, 4, 5, 6, 9, 17, 34, 35, 36, 50, 54, 55, 57, 59, 75, 76, 78,
+            ],
+        ),
+    ];
+    for (level, refused) in levels {
+        for name in 0..256 {
+            let verdict = decide::option(&config(), level, name);
+            let is_refused = verdict == steers;
+            assert_eq!(
+                is_refused,
+                refused.contains(&name),
+                "level {level} option {name}"
+            );
+        }
+    }
+}
+
+#[test]
+fn binds() {
+    let with = |inbound| AgentConfig {
+        inbound,
+        ..config()
+    };
+    let fine = Pass(Reason::BindAllowed);
+    let shut = Refuse(Reason::BindAddress);
+    let v6 = |last: u32| Endpoint::new([0, 0, 0, last.to_be()], 80);
+    let table = [
+        (v4([0, 0, 0, 0], 80), fine),
+        (v4([127, 0, 0, 1], 80), fine),
+        (v4([127, 255, 255, 255], 0), fine),
+        (v4([126, 255, 255, 255], 80), shut),
+        (v4([128, 0, 0, 1], 80), shut),
+        (v4([0, 0, 0, 1], 80), shut),
+        (v6(0), fine),
+        (v6(1), fine),
+        (v6(2), shut),
+        (Endpoint::new([1, 0, 0, 0], 80), shut),
+        (Endpoint::new([0, 0, 1, 1_u32.to_be()], 80), shut),
+    ];
+    for (address, expected) in table {
+        assert_eq!(
+            decide::bind(&with(INBOUND_DENY), &address),
+            expected,
+            "{address:?}"
+        );
+        assert_eq!(
+            decide::bind(&with(INBOUND_LOOPBACK), &address),
+            expected,
+            "{address:?}"
+        );
+        assert_eq!(
+            decide::bind(&with(INBOUND_ALLOW), &address),
+            fine,
+            "{address:?}"
+        );
+    }
+}
+
+#[test]
+fn devices() {
+    let (block, character) = (DEVICE_BLOCK, DEVICE_CHARACTER);
+    let table = [
+        (character, 1, 3, true),
+        (character, 1, 4, false),
+        (character, 1, 5, true),
+        (character, 1, 7, true),
+        (character, 1, 8, true),
+        (character, 1, 9, true),
+        (character, 1, 1, false),
+        (character, 1, 11, false),
+        (character, 5, 0, true),
+        (character, 5, 1, false),
+        (character, 5, 2, true),
+        (character, 135, 0, false),
+        (character, 136, 0, true),
+        (character, 143, 1_000_000, true),
+        (character, 144, 0, false),
+        (character, 10, 200, false),
+        (block, 1, 3, false),
+        (block, 136, 0, false),
+        (0, 1, 3, false),
+    ];
+    for (kind, major, minor, allowed) in table {
+        let device = Device { kind, major, minor };
+        let expected = if allowed {
+            Pass(Reason::DeviceAllowed)
+        } else {
+            Refuse(Reason::Device)
+        };
+        assert_eq!(
+            decide::device(&config(), &device, false),
+            expected,
+            "{device:?}"
+        );
+        let named = decide::device(&config(), &device, true);
+        assert_eq!(named, Pass(Reason::DeviceAllowed), "{device:?}");
+    }
+}
+
+#[test]
+fn unix_sockets() {
+    let fine = Pass(Reason::UnixAllowed);
+    assert_eq!(decide::unix(&config(), UNIX_ANY, false), fine);
+    assert_eq!(decide::unix(&config(), UNIX_NAMED, true), fine);
+    let shut = Refuse(Reason::UnixSocket);
+    assert_eq!(decide::unix(&config(), UNIX_NAMED, false), shut);
+    assert_eq!(decide::unix(&config(), 0, false), shut);
+}
+
+#[test]
+fn only_loopback_may_be_the_agents_own() {
+    let own = AgentConfig {
+        features: FEATURE_OWN_LOOPBACK,
+        ..config()
+    };
+    let here = Endpoint::new(LOOPBACK_V4, 3000);
+    for (name, config, protocol, to, expected) in [
+        ("own", own, TCP, here, true),
+        ("own, v6", own, TCP, Endpoint::new(LOOPBACK_V6, 3000), true),
+        ("own, wildcard", own, TCP, v4([0, 0, 0, 0], 3000), true),
+        (
+            "own, v6 wildcard",
+            own,
+            TCP,
+            Endpoint::new([0; 4], 3000),
+            true,
+        ),
+        ("UDP", own, UDP, here, false),
+        ("not asked for", config(), TCP, here, false),
+        ("elsewhere", own, TCP, v4([127, 0, 0, 2], 3000), false),
+        (
+            "the gateway",
+            own,
+            TCP,
+            Endpoint::new(LOOPBACK_V4, PORT),
+            false,
+        ),
+    ] {
+        assert_eq!(
+            decide::may_be_own(&config, protocol, &to),
+            expected,
+            "{name}"
+        );
+    }
+    let header = |source, destination, protocol| Header {
+        source,
+        destination,
+        protocol,
+    };
+    let there = Endpoint::new(LOOPBACK_V4, 4000);
+    let far = v4([192, 0, 2, 1], 3000);
+    let plain = config();
+    for (config, header, interface, expected) in [
+        (own, header(there, here, TCP), LOOPBACK_INTERFACE, true),
+        (own, header(there, here, UDP), LOOPBACK_INTERFACE, false),
+        (own, header(there, here, TCP), LOOPBACK_INTERFACE + 1, false),
+        (own, header(far, here, TCP), LOOPBACK_INTERFACE, false),
+        (own, header(here, far, TCP), LOOPBACK_INTERFACE, false),
+        (plain, header(there, here, TCP), LOOPBACK_INTERFACE, false),
+    ] {
+        let verdict = decide::may_be_own_packet(&config, &header, interface);
+        assert_eq!(verdict, expected, "{header:?} {interface}");
     }
 }
 
@@ -264,6 +443,10 @@ fn packets() {
         inbound,
         ..config()
     };
+    let draining = AgentConfig {
+        draining_port: PORT - 1,
+        ..config()
+    };
     let (lo, eth) = (LOOPBACK_INTERFACE, 2);
     // Name, config, protocol, other end, interface, passive, declared, leaving, arriving.
     let refused = (Refuse(Reason::Destination), Refuse(Reason::InboundRefused));
@@ -299,6 +482,36 @@ fn packets() {
             false,
             false,
             both(Reason::Gateway),
+        ),
+        (
+            "the gateway before this one",
+            draining,
+            TCP,
+            Endpoint::new(LOOPBACK_V4, PORT - 1),
+            lo,
+            false,
+            false,
+            both(Reason::Draining),
+        ),
+        (
+            "its dns",
+            draining,
+            UDP,
+            Endpoint::new(LOOPBACK_V4, PORT - 1),
+            lo,
+            false,
+            false,
+            refused,
+        ),
+        (
+            "another port beside it",
+            draining,
+            TCP,
+            Endpoint::new(LOOPBACK_V4, PORT - 2),
+            lo,
+            false,
+            false,
+            refused,
         ),
         (
             "gateway's address elsewhere",
@@ -472,6 +685,28 @@ fn no_configuration_is_a_refusal() {
         assert_eq!(decide::socket(&config, STREAM, 6), shut);
         assert_eq!(decide::connect(&config, TCP, &gateway, true), shut);
         assert_eq!(decide::option(&config, 0, 1), shut);
+        assert_eq!(decide::bind(&config, &gateway), shut);
+        let null = Device {
+            kind: DEVICE_CHARACTER,
+            major: 1,
+            minor: 3,
+        };
+        assert_eq!(decide::device(&config, &null, true), shut);
+        assert_eq!(decide::unix(&config, UNIX_ANY, true), shut);
+        let own = AgentConfig {
+            features: FEATURE_OWN_LOOPBACK,
+            ..config
+        };
+        assert!(!decide::may_be_own(
+            &own,
+            TCP,
+            &Endpoint::new(LOOPBACK_V4, 1)
+        ));
+        assert!(!decide::may_be_own_packet(
+            &own,
+            &header,
+            LOOPBACK_INTERFACE
+        ));
         assert_eq!(decide::egress(&config, &header, around), shut);
         assert_eq!(decide::ingress(&config, &header, around), shut);
         assert!(!config.observes());

@@ -25,6 +25,7 @@ use crate::{
     ctx::{self, Ends},
     emit::{self, Facts},
     maps::{self, ACCEPTED, FLOWS, INBOUND, TUPLES},
+    own::INBOUND_ANYBODY,
 };
 
 /// `TCP_CLOSE`.
@@ -46,7 +47,7 @@ pub(crate) fn agent(ctx: &SockOpsContext) -> u32 {
         enter_connection(ctx, &ends);
     } else if op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB {
         // Without room the connection is no inbound one, and its packets are refused.
-        ctx::store(&INBOUND, ends.sk.cast(), &1);
+        ctx::store(&INBOUND, ends.sk.cast(), &INBOUND_ANYBODY);
     } else if op == BPF_SOCK_OPS_STATE_CB
         && ends.args[1] == CLOSE
         && let Some(flow) = ctx::stored(&FLOWS, ends.sk.cast())

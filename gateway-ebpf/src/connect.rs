@@ -10,7 +10,7 @@ use gateway_common::{
     decide,
     endpoint::Endpoint,
     event::Hook,
-    flow::{Flow, KIND_EXPLICIT, KIND_LOCAL, KIND_OBSERVED, KIND_REDIRECTED},
+    flow::{Flow, KIND_EXPLICIT, KIND_LOCAL, KIND_OBSERVED, KIND_OWN, KIND_REDIRECTED},
     reason::Reason,
     verdict::{Verdict, errno},
 };
@@ -19,17 +19,23 @@ use crate::{
     ctx::{self, Call, PASS},
     emit::{self, Facts},
     gateway,
-    maps::{self, FLOWS},
+    maps::{self, FLOWS, NAMESPACES},
+    own,
 };
 
 /// Decides where a call that names a destination goes. `V6` is whether the hook is an IPv6 one.
 #[inline(always)]
 pub(crate) fn direct<const V6: bool>(ctx: &SockAddrContext, hook: Hook) -> i32 {
     let config = maps::agent();
-    let call = ctx::call::<V6>(ctx);
+    let mut call = ctx::call::<V6>(ctx);
+    let moved = decide::is_draining(&config, &call.endpoint);
+    if moved {
+        call.endpoint.port = config.gateway_port;
+    }
     let verdict = verdict(ctx, &config, &call);
     let kind = match verdict {
         Verdict::Pass(Reason::Gateway) => KIND_EXPLICIT,
+        Verdict::Pass(Reason::OwnLoopback) => KIND_OWN,
         Verdict::Pass(_) => KIND_LOCAL,
         Verdict::Redirect(_) => KIND_REDIRECTED,
         Verdict::Refuse(_) => KIND_OBSERVED,
@@ -62,7 +68,7 @@ pub(crate) fn direct<const V6: bool>(ctx: &SockAddrContext, hook: Hook) -> i32 {
         if !config.observes() {
             return ctx::refuse_with(errno(reason));
         }
-    } else if kind == KIND_REDIRECTED {
+    } else if kind == KIND_REDIRECTED || moved {
         let gateway = Endpoint::new(call.endpoint.loopback_of_same_family(), config.gateway_port);
         ctx::rewrite::<V6>(ctx, &gateway);
     }
@@ -72,6 +78,11 @@ pub(crate) fn direct<const V6: bool>(ctx: &SockAddrContext, hook: Hook) -> i32 {
 /// The rule's verdict, withdrawn where it leads to the gateway and the gateway is not there.
 #[inline(always)]
 fn verdict(ctx: &SockAddrContext, config: &AgentConfig, call: &Call) -> Verdict {
+    if decide::may_be_own(config, call.protocol, &call.endpoint)
+        && own::listens(ctx, &call.endpoint)
+    {
+        return Verdict::Pass(Reason::OwnLoopback);
+    }
     let declared = maps::declares(config, call.endpoint.port);
     let verdict = decide::connect(config, call.protocol, &call.endpoint, declared);
     match verdict {
@@ -79,10 +90,23 @@ fn verdict(ctx: &SockAddrContext, config: &AgentConfig, call: &Call) -> Verdict 
             if gateway::listens(ctx, config, &call.endpoint, call.protocol) {
                 verdict
             } else {
-                Verdict::Refuse(Reason::GatewayDown)
+                Verdict::Refuse(without_gateway(ctx))
             }
         }
         Verdict::Pass(_) | Verdict::Refuse(_) => verdict,
+    }
+}
+
+/// Why there is no gateway for this call.
+#[inline(always)]
+fn without_gateway(ctx: &SockAddrContext) -> Reason {
+    // SAFETY: the helper takes this hook's context and answers a number.
+    let namespace = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
+    // SAFETY: nobody reads through the pointer.
+    if unsafe { NAMESPACES.get(namespace) }.is_some() {
+        Reason::GatewayDown
+    } else {
+        Reason::UnknownNamespace
     }
 }
 

@@ -13,9 +13,10 @@ use aya_ebpf::{
         bpf_get_current_uid_gid, bpf_set_retval, bpf_sk_storage_get, bpf_skb_load_bytes,
         generated::{bpf_probe_read_kernel, bpf_probe_read_kernel_str},
     },
-    programs::{SkBuffContext, SockAddrContext, SockOpsContext, SockoptContext},
+    programs::{DeviceContext, SkBuffContext, SockAddrContext, SockOpsContext, SockoptContext},
 };
 use gateway_common::{
+    agent::Device,
     endpoint::{Endpoint, mapped},
     flow::Task,
     unix::{UnixConfig, UnixName},
@@ -117,6 +118,20 @@ pub(crate) fn option(ctx: &SockoptContext) -> (i32, i32) {
 pub(crate) fn leave_value(ctx: &SockoptContext) {
     // SAFETY: the field is writable, and 0 stands for "nothing was changed".
     unsafe { ptr::write_volatile(&raw mut (*ctx.sockopt).optlen, 0) };
+}
+
+/// The device that is to be opened, or for which a node is to be made.
+#[inline(always)]
+pub(crate) fn device(ctx: &DeviceContext) -> Device {
+    // SAFETY: the kernel gives a valid context.
+    unsafe {
+        Device {
+            // The upper half says what is to be done with it.
+            kind: read!(ctx.device, access_type) & 0xffff,
+            major: read!(ctx.device, major),
+            minor: read!(ctx.device, minor),
+        }
+    }
 }
 
 /// What a call on a socket address says.

@@ -30,6 +30,22 @@ pub(crate) struct Facts {
     pub(crate) protocol: u16,
 }
 
+impl Facts {
+    /// Nothing is known but who called.
+    #[inline(always)]
+    pub(crate) const fn of(task: Task) -> Self {
+        Self {
+            task,
+            source: Endpoint::NONE,
+            destination: Endpoint::NONE,
+            cookie: 0,
+            family: 0,
+            socket_type: 0,
+            protocol: 0,
+        }
+    }
+}
+
 /// Nanoseconds since boot.
 #[inline(always)]
 pub(crate) fn now() -> u64 {

@@ -13,11 +13,11 @@ use gateway_common::{LISTENER_MARK, agent::AgentConfig, endpoint::Endpoint, pack
 use crate::{ctx, maps::LISTENERS};
 
 /// The socket's own network namespace.
-const CURRENT_NETNS: u64 = u64::MAX;
+pub(crate) const CURRENT_NETNS: u64 = u64::MAX;
 /// Size of the IPv4 half of a `bpf_sock_tuple`, bytes.
-const V4_TUPLE: u32 = 12;
+pub(crate) const V4_TUPLE: u32 = 12;
 /// Size of the IPv6 half of a `bpf_sock_tuple`, bytes.
-const V6_TUPLE: u32 = 36;
+pub(crate) const V6_TUPLE: u32 = 36;
 
 /// Whether the gateway listens, for this protocol, at the address that goes with the family of
 /// `destination`. Asked of a call before it is let through, and of each packet that begins

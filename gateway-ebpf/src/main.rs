@@ -11,17 +11,21 @@
 mod attribution;
 mod connect;
 mod ctx;
+mod devices;
 mod emit;
 mod gateway;
 mod maps;
 mod names;
+mod own;
 mod packets;
 mod sockets;
 mod unix;
 
 use aya_ebpf::{
-    macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, sock_ops},
-    programs::{SkBuffContext, SockAddrContext, SockContext, SockOpsContext, SockoptContext},
+    macros::{cgroup_device, cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, sock_ops},
+    programs::{
+        DeviceContext, SkBuffContext, SockAddrContext, SockContext, SockOpsContext, SockoptContext,
+    },
 };
 use gateway_common::event::Hook;
 
@@ -31,10 +35,28 @@ pub fn sock_create(ctx: SockContext) -> i32 {
     sockets::create(&ctx)
 }
 
-/// `setsockopt(2)`: what would make the kernel itself speak.
+/// `setsockopt(2)`: what would make the kernel itself speak, or steer packets past the gateway.
 #[cgroup_sockopt(setsockopt)]
 pub fn setsockopt(ctx: SockoptContext) -> i32 {
     sockets::set_option(&ctx)
+}
+
+/// `bind(2)`, IPv4: loopback and the wildcard.
+#[cgroup_sock_addr(bind4)]
+pub fn bind4(ctx: SockAddrContext) -> i32 {
+    sockets::bind::<false>(&ctx, Hook::Bind4)
+}
+
+/// `bind(2)`, IPv6.
+#[cgroup_sock_addr(bind6)]
+pub fn bind6(ctx: SockAddrContext) -> i32 {
+    sockets::bind::<true>(&ctx, Hook::Bind6)
+}
+
+/// Opening or making a device node: the allow-list.
+#[cgroup_device]
+pub fn device(ctx: DeviceContext) -> i32 {
+    devices::open(&ctx)
 }
 
 /// `connect(2)`, IPv4.

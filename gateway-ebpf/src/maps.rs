@@ -8,8 +8,11 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use gateway_common::{
-    DENIALS_RING_BYTES, PASSAGES_RING_BYTES, TUPLES_MAX,
-    agent::{AgentConfig, LOOPBACK_WORDS, LoopbackPorts, loopback_bit},
+    DENIALS_RING_BYTES, NAMESPACES_MAX, PASSAGES_RING_BYTES, TUPLES_MAX,
+    agent::{
+        AgentConfig, DEVICES_MAX, Device, FEATURE_DEVICES, LOOPBACK_WORDS, LoopbackPorts,
+        loopback_bit,
+    },
     event::{Event, Fold},
     flow::{Flow, Task, Tuple},
     passage::Passage,
@@ -32,7 +35,18 @@ static UNIX: UnixConfig = UnixConfig::SHUT;
 /// Names of those sockets. Written by the loader before anything is attached, read by the programs
 /// on unix sockets.
 #[btf_map]
-pub(crate) static UNIX_NAMES: HashMap<UnixName, u32, UNIX_NAMES_MAX> = HashMap::new();
+pub(crate) static UNIX_NAMES: HashMap<
+    UnixName,
+    u32,
+    UNIX_NAMES_MAX,
+    { BPF_F_NO_PREALLOC as usize },
+> = HashMap::new();
+
+/// Devices that this agent may open beside those that all agents may. Written by the loader
+/// before anything is attached, read by the program on devices.
+#[btf_map]
+pub(crate) static DEVICES: HashMap<Device, u32, DEVICES_MAX, { BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
 
 /// Flow of an agent's socket. Written by connect and sendmsg, read by all later hooks.
 #[btf_map]
@@ -42,14 +56,20 @@ pub(crate) static FLOWS: SkStorage<Flow> = SkStorage::new();
 #[btf_map]
 pub(crate) static OWNERS: SkStorage<Task> = SkStorage::new();
 
-/// Marks connections that somebody else opened to the agent. Written by `agent_ops`, read by
-/// the packet hooks.
+/// Marks connections that somebody opened to the agent: one of `own`'s constants. Written by
+/// `agent_ops` and the packet hooks, read by the packet hooks.
 #[btf_map]
 pub(crate) static INBOUND: SkStorage<u32> = SkStorage::new();
 
 /// Marks the gateway's sockets. Written by the daemon alone, read by connect and sendmsg.
 #[btf_map]
 pub(crate) static LISTENERS: SkStorage<u32> = SkStorage::new();
+
+/// Cookies of the network namespaces that the gateway serves. Written by the daemon alone, read
+/// where a call is refused, to say why: what a call needs is a marked listener in its own
+/// namespace, and this map lets nothing through.
+#[btf_map]
+pub(crate) static NAMESPACES: HashMap<u64, u32, { NAMESPACES_MAX as usize }> = HashMap::new();
 
 /// Flow of an accepted connection. Written by `gateway_ops`, read by the daemon by descriptor.
 #[btf_map]
@@ -121,4 +141,11 @@ pub(crate) fn unix() -> UnixConfig {
 pub(crate) fn names(unix: &UnixConfig, name: &UnixName) -> bool {
     // SAFETY: nobody writes the map once the programs are attached.
     unix.has_names != 0 && name.length != 0 && unsafe { UNIX_NAMES.get(name) }.is_some()
+}
+
+/// Whether policy names this device for the agent.
+#[inline(always)]
+pub(crate) fn has_device(config: &AgentConfig, device: &Device) -> bool {
+    // SAFETY: nobody writes the map once the programs are attached.
+    config.has(FEATURE_DEVICES) && unsafe { DEVICES.get(device) }.is_some()
 }

@@ -22,6 +22,7 @@ use crate::{
     emit::{self, Facts},
     gateway,
     maps::{self, FLOWS, INBOUND, OWNERS},
+    own,
 };
 
 /// `TCP_LISTEN`.
@@ -99,11 +100,38 @@ fn refusal(
         Direction::In => decide::ingress(config, header, around),
     };
     match verdict {
-        Verdict::Refuse(reason) => Some(reason),
+        Verdict::Refuse(reason) => {
+            (!is_own(ctx, config, direction, header, sk, around.interface)).then_some(reason)
+        }
         Verdict::Pass(Reason::Gateway) if direction == Direction::Out => {
             refusal_at_gateway(ctx, config, header, sk)
         }
+        Verdict::Pass(Reason::Draining)
+            if direction == Direction::Out && opens_connection(ctx, header) =>
+        {
+            Some(Reason::GatewayDown)
+        }
         Verdict::Pass(_) | Verdict::Redirect(_) => None,
+    }
+}
+
+/// Whether a packet is one of a connection of the agent's with itself.
+#[inline(always)]
+fn is_own(
+    ctx: &SkBuffContext,
+    config: &AgentConfig,
+    direction: Direction,
+    header: &Header,
+    sk: *mut bpf_sock,
+    interface: u32,
+) -> bool {
+    if !decide::may_be_own_packet(config, header, interface) {
+        return false;
+    }
+    let opens = opens_connection(ctx, header);
+    match direction {
+        Direction::Out => own::receives(ctx, header, sk, opens),
+        Direction::In => own::sends(ctx, header, sk, opens),
     }
 }
 

@@ -1,7 +1,7 @@
-//! `socket(2)`: TCP and UDP, nothing else. `setsockopt(2)`: nothing that makes the kernel itself
-//! speak.
+//! `socket(2)`: TCP and UDP, nothing else. `bind(2)`: no address that others could reach.
+//! `setsockopt(2)`: nothing that makes the kernel itself speak or steers packets past the gateway.
 
-use aya_ebpf::programs::{SockContext, SockoptContext};
+use aya_ebpf::programs::{SockAddrContext, SockContext, SockoptContext};
 use gateway_common::{
     decide,
     endpoint::Endpoint,
@@ -47,6 +47,31 @@ pub(crate) fn create(ctx: &SockContext) -> i32 {
     }
 }
 
+/// Decides about an address that a socket is to have.
+#[inline(always)]
+pub(crate) fn bind<const V6: bool>(ctx: &SockAddrContext, hook: Hook) -> i32 {
+    let config = maps::agent();
+    let call = ctx::call::<V6>(ctx);
+    match decide::bind(&config, &call.endpoint) {
+        Verdict::Pass(_) | Verdict::Redirect(_) => PASS,
+        Verdict::Refuse(reason) => {
+            let facts = Facts {
+                destination: call.endpoint,
+                family: call.family,
+                socket_type: call.kind,
+                protocol: u16::from(call.protocol),
+                ..Facts::of(ctx::current_task())
+            };
+            emit::refusal(ctx, &config, hook, reason, &facts);
+            if config.observes() {
+                PASS
+            } else {
+                ctx::refuse_with(errno(reason))
+            }
+        }
+    }
+}
+
 /// Decides about a socket option. Its value is not looked at.
 #[inline(always)]
 pub(crate) fn set_option(ctx: &SockoptContext) -> i32 {
@@ -59,13 +84,10 @@ pub(crate) fn set_option(ctx: &SockoptContext) -> i32 {
         }
         Verdict::Refuse(reason) => {
             let facts = Facts {
-                task: ctx::current_task(),
-                source: Endpoint::NONE,
-                destination: Endpoint::NONE,
-                cookie: 0,
-                family: 0,
-                socket_type: 0,
-                protocol: 0,
+                // Which option it was.
+                family: level as u16,
+                protocol: name as u16,
+                ..Facts::of(ctx::current_task())
             };
             emit::refusal(ctx, &config, Hook::Setsockopt, reason, &facts);
             if config.observes() {

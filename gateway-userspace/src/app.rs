@@ -2,6 +2,7 @@
 //! and hands over.
 
 use std::{
+    collections::BTreeSet,
     future::Future,
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -24,8 +25,10 @@ use crate::{
     audit::{Audit, Kind, Record},
     config::Limits,
     dns::{self, pins::Pins, resolver::Resolver},
-    identity::{Assurance, Identify, Peer},
+    identity::{Assurance, Identify, LocalEnd, Peer},
+    kernel::netns_cookie,
     names::{AgentId, HostName, PeerAddr},
+    netns::NetworkNamespace,
     policy::Policy,
     proxy::{
         self, Counters,
@@ -53,6 +56,9 @@ pub struct BindConfig {
     pub addresses: Vec<IpAddr>,
     /// Addresses that are used where the host has them, such as ::1. Default: none.
     pub optional: Vec<IpAddr>,
+    /// Network namespaces beside this process's own in which it listens as well, on the same
+    /// addresses and port. Connections to upstreams leave from its own. Default: none.
+    pub namespaces: Vec<NetworkNamespace>,
 }
 
 impl Default for BindConfig {
@@ -61,6 +67,7 @@ impl Default for BindConfig {
             port: 0,
             addresses: vec![Ipv4Addr::LOCALHOST.into()],
             optional: Vec::new(),
+            namespaces: Vec::new(),
         }
     }
 }
@@ -79,6 +86,9 @@ pub enum BindError {
         /// What the system said.
         source: io::Error,
     },
+    /// A network namespace cannot be entered.
+    #[error("entering a network namespace of the agent")]
+    Namespace(#[source] io::Error),
 }
 
 /// What a gateway works with.
@@ -113,6 +123,8 @@ pub struct Bound {
 #[derive(Debug)]
 struct Listener {
     address: SocketAddr,
+    /// Cookie of the network namespace it is in; 0 where the kernel has none (before 5.14).
+    netns: u64,
     tcp: Socket,
     udp: Socket,
 }
@@ -143,7 +155,22 @@ impl Gateway {
 }
 
 fn bind_all(config: &BindConfig) -> Result<Vec<Listener>, BindError> {
-    let mut port = config.port;
+    let mut listeners = bind_here(config, config.port)?;
+    let Some(first) = listeners.first() else {
+        return Err(BindError::NoAddress);
+    };
+    let port = first.address.port();
+    for namespace in &config.namespaces {
+        let inside = namespace
+            .run(|| bind_here(config, port))
+            .map_err(BindError::Namespace)?;
+        listeners.extend(inside?);
+    }
+    Ok(listeners)
+}
+
+/// Listens on all addresses in the network namespace of this thread.
+fn bind_here(config: &BindConfig, mut port: u16) -> Result<Vec<Listener>, BindError> {
     let mut listeners = Vec::new();
     let required = config.addresses.iter().map(|ip| (ip, true));
     let optional = config.optional.iter().map(|ip| (ip, false));
@@ -157,9 +184,6 @@ fn bind_all(config: &BindConfig) -> Result<Vec<Listener>, BindError> {
             Err(source) if !required && is_missing(&source) => {}
             Err(source) => return Err(BindError::Listen { address, source }),
         }
-    }
-    if listeners.is_empty() {
-        return Err(BindError::NoAddress);
     }
     Ok(listeners)
 }
@@ -184,7 +208,12 @@ impl Listener {
         let address = tcp.local_addr()?.as_socket().unwrap_or(address);
         udp.bind(&address.into())?;
         tcp.listen(BACKLOG)?;
-        Ok(Self { address, tcp, udp })
+        Ok(Self {
+            address,
+            netns: netns_cookie(&tcp).unwrap_or(0),
+            tcp,
+            udp,
+        })
     }
 }
 
@@ -202,6 +231,15 @@ impl Bound {
     /// The DNS sockets, in the order of [`Self::addresses`].
     pub fn datagram_sockets(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.listeners.iter().map(|listener| listener.udp.as_fd())
+    }
+
+    /// Cookies of the network namespaces that it listens in, each once.
+    #[must_use]
+    pub fn namespaces(&self) -> BTreeSet<u64> {
+        self.listeners
+            .iter()
+            .map(|listener| listener.netns)
+            .collect()
     }
 
     /// Totals of what is turned away at the door, to be read while it serves.
@@ -228,6 +266,7 @@ impl Bound {
             let address = tcp.local_addr()?.as_socket();
             listeners.push(Listener {
                 address: address.ok_or(io::ErrorKind::InvalidInput)?,
+                netns: netns_cookie(&tcp).unwrap_or(0),
                 tcp,
                 udp,
             });
@@ -269,7 +308,10 @@ impl Bound {
             loops.spawn(dns::server::serve_datagrams(
                 core,
                 Arc::new(udp),
-                listener.address,
+                LocalEnd {
+                    netns: listener.netns,
+                    address: listener.address,
+                },
             ));
         }
         loops.spawn(tell_folded(Arc::clone(&core)));

@@ -6,7 +6,10 @@
 //! Must never: print text that an agent influences unsanitised, or end `sluice run` with a
 //! status that could be mistaken for the command's when Sluice itself failed.
 
+pub mod agents;
+pub mod attach;
 pub mod audit;
+pub mod detach;
 pub mod doctor;
 pub mod gateway;
 pub mod logging;
@@ -33,6 +36,9 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::RunCommand),
+    Attach(attach::AttachCommand),
+    Detach(detach::DetachCommand),
+    Agents(agents::AgentsCommand),
     Gateway(gateway::GatewayCommand),
     Doctor(doctor::DoctorCommand),
     Policy(policy::PolicyCommand),
@@ -54,7 +60,10 @@ impl Command {
     const fn failure(&self) -> u8 {
         match self {
             Self::Run(_) | Self::Enter(_) => RUN_FAILED,
-            Self::Gateway(_)
+            Self::Attach(_)
+            | Self::Detach(_)
+            | Self::Agents(_)
+            | Self::Gateway(_)
             | Self::Doctor(_)
             | Self::Policy(_)
             | Self::Audit(_)
@@ -65,6 +74,9 @@ impl Command {
     fn run(self) -> anyhow::Result<ExitCode> {
         match self {
             Self::Run(command) => command.run(),
+            Self::Attach(command) => command.run(),
+            Self::Detach(command) => command.run(),
+            Self::Agents(command) => command.run(),
             Self::Gateway(command) => command.run(),
             Self::Doctor(command) => command.run(),
             Self::Policy(command) => command.run(),

@@ -84,6 +84,15 @@ pub enum Unattributed {
     Kernel(String),
 }
 
+/// The gateway's end of a datagram.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LocalEnd {
+    /// Cookie of the network namespace.
+    pub netns: u64,
+    /// The address, which is the same in every namespace.
+    pub address: SocketAddr,
+}
+
 /// Names the other end of a socket.
 pub trait Identify: Send + Sync + 'static {
     /// Who opened this accepted connection.
@@ -102,7 +111,7 @@ pub trait Identify: Send + Sync + 'static {
     /// [`Unattributed`], upon which the question is dropped.
     fn datagram(
         &self,
-        socket: SocketAddr,
+        socket: LocalEnd,
         peer: SocketAddr,
         transaction: u16,
     ) -> Result<Peer, Unattributed>;
@@ -117,15 +126,21 @@ pub struct Cooperative {
 
 impl Identify for Cooperative {
     fn stream(&self, _: &tokio::net::TcpStream, peer: SocketAddr) -> Result<Peer, Unattributed> {
-        self.datagram(peer, peer, 0)
+        Ok(self.whoever(peer))
     }
 
-    fn datagram(&self, _: SocketAddr, peer: SocketAddr, _: u16) -> Result<Peer, Unattributed> {
-        Ok(Peer {
+    fn datagram(&self, _: LocalEnd, peer: SocketAddr, _: u16) -> Result<Peer, Unattributed> {
+        Ok(self.whoever(peer))
+    }
+}
+
+impl Cooperative {
+    fn whoever(&self, peer: SocketAddr) -> Peer {
+        Peer {
             agent: self.agent.clone(),
             address: PeerAddr(peer),
             process: None,
             original: None,
-        })
+        }
     }
 }

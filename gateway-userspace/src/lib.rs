@@ -3,6 +3,7 @@
 #![deny(unsafe_code)]
 
 pub mod app;
+pub mod attach;
 pub mod audit;
 pub mod cli;
 pub mod config;
@@ -12,8 +13,11 @@ pub mod kernel;
 pub mod launch;
 pub mod ledger;
 pub mod names;
+pub mod netns;
 pub mod open_files;
 pub mod policy;
 pub mod proxy;
 pub mod sanitize;
+pub mod serve;
+pub mod sessions;
 pub mod worker;

@@ -40,7 +40,9 @@ pub use query::{BadQuery, Query};
 pub use report::{PolicyErrors, Problem};
 pub use rule::{Outcome, Rule, Target, Traffic};
 pub(crate) use settings::Word;
-pub use settings::{Direct, Dns, DnsMode, Inbound, Mode, Network, UnixSockets, Upstream};
+pub use settings::{
+    Direct, Dns, DnsMode, Inbound, Mode, Network, ProcessPolicy, UnixSockets, Upstream,
+};
 
 use index::Index;
 
@@ -63,6 +65,7 @@ struct Compiled {
     mode: Mode,
     assurance: Assurance,
     network: Network,
+    process: ProcessPolicy,
     dns: Dns,
     upstream: Upstream,
     rules: Vec<Rule>,
@@ -142,6 +145,12 @@ impl Policy {
     #[must_use]
     pub fn network(&self) -> &Network {
         &self.inner.network
+    }
+
+    /// What the launcher leaves to the agent's processes.
+    #[must_use]
+    pub fn process(&self) -> &ProcessPolicy {
+        &self.inner.process
     }
 
     /// Which DNS questions are answered.

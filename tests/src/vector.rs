@@ -11,6 +11,7 @@ pub mod families;
 pub mod helpers;
 mod icmp;
 pub mod inbound;
+pub mod local;
 mod processes;
 mod ring;
 mod routed;
@@ -378,4 +379,9 @@ const WAYS: &[(&str, Way)] = &[
     ("audit", disarm::audit),
     ("sysrq", disarm::magic_key),
     ("core-pattern", disarm::core_pattern),
+    ("bind4", local::bind4),
+    ("bind6", local::bind6),
+    ("device", local::device),
+    ("unix-connect", local::unix_connect),
+    ("unix-sendmsg", local::unix_sendmsg),
 ];

@@ -218,6 +218,9 @@ pub const fn refused(errno: i32, hook: &'static str, reason: &'static str) -> Ex
 
 const SOCKET: Expected = refused(libc::EPROTONOSUPPORT, "sock_create", "socket_type");
 
+/// The option that it takes is refused.
+const OPTION: Expected = refused(libc::EACCES, "setsockopt", "socket_option");
+
 const fn datagram(hook: &'static str) -> Expected {
     refused(libc::EACCES, hook, "datagram")
 }
@@ -273,12 +276,7 @@ pub const ROWS: &[Row] = &[
     Row::tcp("tcp-fastopen-sendto", "connect4"),
     Row::tcp("tcp-fastopen-connect", "connect4"),
     Row::tcp("tcp-reconnect", "connect4"),
-    Row::origin(
-        "tcp-device",
-        // Sent to the gateway, over the wrong interface.
-        refused(libc::ETIMEDOUT, "egress", "interface"),
-        refused(libc::EACCES, "connect4", "direct_connect"),
-    ),
+    Row::both("tcp-device", OPTION),
     Row::both("tcp-mptcp", SOCKET).unless(NO_MPTCP),
     Row::both("tcp-mptcp6", SOCKET).unless(NO_MPTCP),
     Row::dns("dns-tcp"),
@@ -301,10 +299,10 @@ pub const ROWS: &[Row] = &[
     Row::both("udp-reconnect", datagram("connect4")),
     Row::both("udp-more", datagram("sendmsg4")),
     Row::both("udp-unspec", datagram("sendmsg4")),
-    Row::both("udp-device", datagram("sendmsg4")),
-    Row::both("udp-multicast", datagram("sendmsg4")),
+    Row::both("udp-device", OPTION),
+    Row::both("udp-multicast", OPTION),
     Row::both("udp6-multicast", datagram("sendmsg6")),
-    Row::both("udp-broadcast", datagram("sendmsg4")),
+    Row::both("udp-broadcast", OPTION),
     Row::both("udplite4", SOCKET).unless(NO_PROTOCOL),
     Row::both("udplite6", SOCKET).unless(NO_PROTOCOL),
     Row::both("sctp", SOCKET).unless(NO_PROTOCOL),
@@ -315,32 +313,21 @@ pub const ROWS: &[Row] = &[
     Row::both("raw6", SOCKET).by_root(fails(libc::EPERM)),
     Row::both("raw-header", SOCKET).by_root(fails(libc::EPERM)),
     // To the gateway's address, out of an interface where somebody else has it.
-    Row::both("device-udp", dropped("interface")),
-    Row::both("interface-udp4", dropped("interface")),
-    Row::both("interface-udp6", dropped("interface")),
+    Row::both("device-udp", OPTION),
+    Row::both("interface-udp4", OPTION),
+    Row::both("interface-udp6", OPTION),
     Row::both("info-cmsg4", dropped("interface")),
     Row::both("info-cmsg6", dropped("interface")),
-    Row::both(
-        "rthdr-tcp",
-        refused(libc::ETIMEDOUT, "egress", "extension_header"),
-    ),
-    Row::both(
-        "rthdr-udp",
-        refused(libc::EPERM, "egress", "extension_header"),
-    ),
+    Row::both("rthdr-tcp", OPTION),
+    Row::both("rthdr-udp", OPTION),
     // The one kind that a control message may carry takes CONFIG_IPV6_MIP6.
     Row::both(
         "rthdr-cmsg",
         refused(libc::EPERM, "egress", "extension_header"),
     )
     .unless(&[libc::EINVAL]),
-    Row::both(
-        "srr-tcp",
-        refused(libc::ETIMEDOUT, "egress", "header_options"),
-    )
-    .by_root(fails(libc::EPERM)),
-    Row::both("srr-udp", refused(libc::EPERM, "egress", "header_options"))
-        .by_root(fails(libc::EPERM)),
+    Row::both("srr-tcp", OPTION).by_root(OPTION),
+    Row::both("srr-udp", OPTION).by_root(OPTION),
     Row::both("srr-cmsg", refused(libc::EPERM, "egress", "header_options"))
         .by_root(fails(libc::EPERM)),
 ];

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use gateway_userspace::kernel::{AGENT_PROGRAMS, GATEWAY_PROGRAM};
+use gateway_userspace::kernel::{AGENT_PROGRAMS, GATEWAY_PROGRAM, OPTIONAL_PROGRAMS, probe};
 use sluice_tests::{
     deadline::in_vain,
     skip,
@@ -120,9 +120,55 @@ const NEEDED: &[Needed] = &[
     // A real leak: nothing but this program stands in the way.
     Needed {
         program: "egress",
-        way: "rthdr-udp",
-        with: |it| !it.arrived && it.has("direct", Some("egress"), "extension_header"),
+        way: "info-cmsg6",
+        with: |it| !it.arrived && it.has("direct", Some("egress"), "interface"),
         without: |it| it.arrived,
+    },
+    // What an option steers is stopped by `egress` as well, by a time-out or at once.
+    Needed {
+        program: "setsockopt",
+        way: "rthdr-udp",
+        with: |it| it.has("direct", Some("setsockopt"), "socket_option"),
+        without: |it| !it.arrived && it.has("direct", Some("egress"), "extension_header"),
+    },
+    Needed {
+        program: "setsockopt",
+        way: "interface-udp4",
+        with: |it| it.has("direct", Some("setsockopt"), "socket_option"),
+        without: |it| !it.arrived && it.has("direct", Some("egress"), "interface"),
+    },
+    // Nothing leaks without these two: the packet hooks let nobody in whatever is bound.
+    Needed {
+        program: "bind4",
+        way: "bind4",
+        with: |it| it.has("direct", Some("bind4"), "bind_address"),
+        without: |it| it.attempt.ok,
+    },
+    Needed {
+        program: "bind6",
+        way: "bind6",
+        with: |it| it.has("direct", Some("bind6"), "bind_address"),
+        without: |it| it.attempt.ok,
+    },
+    Needed {
+        program: "device",
+        way: "device",
+        with: |it| it.has("direct", Some("device"), "device"),
+        // A kernel may have no such driver.
+        without: |it| it.attempt.ok || it.attempt.errno == Some(libc::ENXIO),
+    },
+    // What arrives where is asked in `enforced_unix`.
+    Needed {
+        program: "unix_connect",
+        way: "unix-connect",
+        with: |it| it.has("direct", Some("unix_connect"), "unix_socket"),
+        without: |it| it.attempt.errno == Some(libc::ECONNREFUSED),
+    },
+    Needed {
+        program: "unix_sendmsg",
+        way: "unix-sendmsg",
+        with: |it| it.has("direct", Some("unix_sendmsg"), "unix_socket"),
+        without: |it| it.attempt.errno == Some(libc::ECONNREFUSED),
     },
     // The answer to the peer is still stopped, by `egress`.
     Needed {
@@ -152,10 +198,12 @@ fn is_loopback(address: Option<SocketAddr>) -> bool {
 #[test]
 fn no_program_is_forgotten() {
     let programs = AGENT_PROGRAMS.into_iter().chain([GATEWAY_PROGRAM]);
-    let mut expected: Vec<_> = programs.collect();
+    let mut expected: Vec<_> = programs.chain(OPTIONAL_PROGRAMS).collect();
     let mut tested: Vec<_> = NEEDED.iter().map(|needed| needed.program).collect();
     expected.sort_unstable();
     tested.sort_unstable();
+    // Some are tried in several ways.
+    tested.dedup();
     assert_eq!(tested, expected);
 }
 
@@ -167,6 +215,7 @@ fn each_program_is_needed() {
     let bench = Bench::new(Path::new(env!("CARGO_BIN_EXE_vector"))).expect("a bench");
     let wrong: Vec<String> = NEEDED
         .iter()
+        .filter(|needed| !OPTIONAL_PROGRAMS.contains(&needed.program) || probe::has_unix_hooks())
         .flat_map(|needed| mutate(&bench, needed))
         .collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -176,19 +225,20 @@ fn each_program_is_needed() {
 fn mutate(bench: &Bench, needed: &Needed) -> Vec<String> {
     let Needed { program, way, .. } = *needed;
     let world = World::new().expect("a world");
+    let tag = &format!("{program}-{way}");
     let ways = [(way, BEFORE), ("wait", 1), (way, AFTER)];
     let mut session = bench
-        .confined(&world.node, Direct::Redirect, program, &ways)
+        .confined(&world.node, Direct::Redirect, tag, &ways)
         .expect("a session");
 
     let before = attempt(&mut session, &world);
-    let seen_before = world.seen(&format!("{program}-before")).expect("controls");
+    let seen_before = world.seen(&format!("{tag}-before")).expect("controls");
     let waiting = next(&mut session);
     pins::detach(waiting.pid, program).expect("detached");
     session.go().expect("it goes on");
     assert_eq!(next(&mut session).vector, "wait");
     let after = attempt(&mut session, &world);
-    let seen_after = world.seen(&format!("{program}-after")).expect("controls");
+    let seen_after = world.seen(&format!("{tag}-after")).expect("controls");
     let (_, records) = session.finish().expect("it ends");
 
     let describe = |attempt: Attempt, seen: &Seen, port: u16| Try {
@@ -196,7 +246,7 @@ fn mutate(bench: &Bench, needed: &Needed) -> Vec<String> {
         arrived: seen
             .arrived
             .iter()
-            .any(|packet| packet.has_port(port) && packet.carries(&marker(program, way))),
+            .any(|packet| packet.has_port(port) && packet.carries(&marker(tag, way))),
         port,
         records: records.clone(),
     };
@@ -205,10 +255,10 @@ fn mutate(bench: &Bench, needed: &Needed) -> Vec<String> {
     let told: Vec<_> = records.iter().map(brief).collect();
     let mut wrong = Vec::new();
     if !(needed.with)(&before) {
-        wrong.push(format!("{program} with: {:?}, {told:?}", before.attempt));
+        wrong.push(format!("{tag} with: {:?}, {told:?}", before.attempt));
     }
     if !(needed.without)(&after) || (needed.with)(&after) {
-        wrong.push(format!("{program} without: {:?}, {told:?}", after.attempt));
+        wrong.push(format!("{tag} without: {:?}, {told:?}", after.attempt));
     }
     wrong
 }

@@ -96,6 +96,7 @@ fn broken_files_are_explained() {
     snapshot!("keys");
     snapshot!("not-built");
     snapshot!("values");
+    snapshot!("local");
     snapshot!("hosts");
     snapshot!("inspection");
     snapshot!("odd");
@@ -160,6 +161,49 @@ fn files_have_bounds() {
     let most = gateway_common::LOOPBACK_PORTS_MAX;
     assert!(loopback(most).is_ok_and(|policy| policy.network().loopback.len() == most));
     assert!(loopback(most + 1).is_err());
+
+    let unix = |count: usize| {
+        let names: Vec<String> = (0..count).map(|n| format!("@{n}")).collect();
+        rules(&format!("[network]\nunix = {names:?}"))
+    };
+    let most = gateway_common::unix::UNIX_NAMES_MAX;
+    assert!(unix(most).is_ok_and(|policy| policy.network().unix.names.len() == most));
+    assert!(unix(most + 1).is_err());
+    let name = |length: usize| {
+        let name = format!("/{}", "x".repeat(length - 1));
+        rules(&format!("[network]\nunix = [\"{name}\"]"))
+    };
+    let longest = gateway_common::unix::UNIX_NAME_MAX;
+    assert!(name(longest).is_ok());
+    assert!(name(longest + 1).is_err());
+
+    let devices = |count: usize| {
+        let paths: Vec<String> = (0..count).map(|n| format!("/dev/x{n}")).collect();
+        rules(&format!("[process]\ndevices = {paths:?}"))
+    };
+    let most = gateway_common::agent::DEVICES_MAX;
+    assert!(devices(most).is_ok_and(|policy| policy.process().devices.len() == most));
+    assert!(devices(most + 1).is_err());
+}
+
+#[test]
+fn what_is_local_is_read() {
+    let policy = rules(
+        "[network]\nloopback = [\"self\", 9229]\nunix = [\"/run/a.sock\", \"@b\", \"self\"]\n\
+         [process]\ndevices = [\"/dev/kvm\"]",
+    )
+    .expect("a policy");
+    assert!(policy.network().own_loopback);
+    assert_eq!(policy.network().loopback, [9229]);
+    let unix = &policy.network().unix;
+    assert_eq!(unix.names, ["/run/a.sock", "@b"]);
+    assert!(unix.own && !unix.any);
+    assert_eq!(policy.process().devices, ["/dev/kvm"]);
+    let any = rules("[network]\nunix = [\"any\"]").expect("a policy");
+    assert!(any.network().unix.any);
+    let none = rules("").expect("a policy");
+    assert!(!none.network().own_loopback && !none.network().unix.any);
+    assert!(none.network().unix.names.is_empty() && none.process().devices.is_empty());
 }
 
 #[test]

@@ -197,7 +197,7 @@ fn canary() -> anyhow::Result<()> {
     in_scratch(|run, agent, gateway| {
         let pins = Pins::create(&bpffs::root()?, run)?;
         // No gateway listens there: nothing at all must get out.
-        let spec = AgentSpec::new(&Policy::locked_down(), agent.id()?, 9);
+        let spec = AgentSpec::new(&Policy::locked_down(), agent.id()?, 9)?;
         let boundary = Boundary::raise(&spec, agent, gateway, pins)?;
         let result = Canary::set_out().and_then(|canary| canary.check(agent));
         boundary.lower()?;

@@ -46,6 +46,7 @@ impl GatewayCommand {
         let policy = Policy::load(&self.policy)?;
         open_files::raise().context("raising the limit on open files")?;
         let bound = Gateway::bind(&BindConfig {
+            namespaces: Vec::new(),
             port: self.listen.port(),
             addresses: vec![self.listen.ip()],
             optional: Vec::new(),

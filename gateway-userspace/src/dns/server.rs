@@ -18,7 +18,7 @@ use super::resolver::ResolveError;
 use crate::{
     app::{Core, nobody},
     audit::{Blame, Kind},
-    identity::Peer,
+    identity::{LocalEnd, Peer},
     names::{Host, HostName},
     policy::{Decision, DenyReason, Policy, Request},
     proxy::{authorize, entry::Entry, failure::Failure, wire::Wire},
@@ -44,7 +44,7 @@ const EXTENDED_ERROR: u16 = 15;
 const BLOCKED: [u8; 2] = [0, 15];
 
 /// Answers questions on this socket until it is stopped.
-pub(crate) async fn serve_datagrams(core: Arc<Core>, socket: Arc<UdpSocket>, local: SocketAddr) {
+pub(crate) async fn serve_datagrams(core: Arc<Core>, socket: Arc<UdpSocket>, local: LocalEnd) {
     // One octet more than the largest, so that a larger one shows.
     let mut buffer = vec![0; QUESTION_MAX + 1];
     loop {

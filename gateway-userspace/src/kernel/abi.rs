@@ -70,9 +70,6 @@ pub fn netns_cookie(socket: &impl AsFd) -> io::Result<u64> {
     }
 }
 
-/// `BPF_CGROUP_SETSOCKOPT`, the attach type.
-pub(super) const SETSOCKOPT: u32 = 22;
-
 /// Attaches a program to a cgroup by a link (`BPF_LINK_CREATE`, kernel ≥ 5.7).
 pub(super) fn link_to_cgroup(
     program: impl AsFd,
@@ -97,6 +94,147 @@ pub(super) fn link_to_cgroup(
     let link = bpf(LINK_CREATE, &arguments)?;
     // SAFETY: the call succeeded, so this is a new descriptor that nobody else has.
     Ok(unsafe { OwnedFd::from_raw_fd(link) })
+}
+
+/// Exchanges the program behind a link (`BPF_LINK_UPDATE`, kernel ≥ 5.7). It happens at once: no
+/// call meets neither, and none meets both.
+pub(super) fn exchange_program(link: impl AsFd, program: impl AsFd) -> io::Result<()> {
+    const LINK_UPDATE: c_int = 29;
+    /// `struct { … } link_update` in `union bpf_attr`.
+    #[repr(C)]
+    struct Arguments {
+        link: RawFd,
+        program: RawFd,
+        flags: u32,
+        old_program: RawFd,
+    }
+    let arguments = Arguments {
+        link: link.as_fd().as_raw_fd(),
+        program: program.as_fd().as_raw_fd(),
+        flags: 0,
+        old_program: 0,
+    };
+    bpf(LINK_UPDATE, &arguments).map(drop)
+}
+
+/// The id of the cgroup that a link goes to (`BPF_OBJ_GET_INFO_BY_FD`); 0 if the cgroup is gone.
+///
+/// # Errors
+/// If it is no link to a cgroup.
+pub(super) fn cgroup_of_link(link: impl AsFd) -> io::Result<u64> {
+    const OBJ_GET_INFO_BY_FD: c_int = 15;
+    const LINK_TYPE_CGROUP: u32 = 3;
+    /// `struct bpf_link_info` as of a link to a cgroup.
+    #[repr(C)]
+    struct Info {
+        kind: u32,
+        id: u32,
+        program: u32,
+        zero: u32,
+        cgroup: u64,
+        attach_type: u32,
+        padding: u32,
+    }
+    /// `struct { … } info` in `union bpf_attr`.
+    #[repr(C)]
+    struct Arguments {
+        object: RawFd,
+        length: u32,
+        info: u64,
+    }
+    let mut info = Info {
+        kind: 0,
+        id: 0,
+        program: 0,
+        zero: 0,
+        cgroup: 0,
+        attach_type: 0,
+        padding: 0,
+    };
+    let arguments = Arguments {
+        object: link.as_fd().as_raw_fd(),
+        length: size_of::<Info>() as u32,
+        info: (&raw mut info).addr() as u64,
+    };
+    bpf(OBJ_GET_INFO_BY_FD, &arguments)?;
+    // The kernel wrote through the address.
+    // SAFETY: `info` is alive and plain numbers.
+    let info = unsafe { std::ptr::read_volatile(&raw const info) };
+    if info.kind != LINK_TYPE_CGROUP {
+        return Err(io::Error::from(io::ErrorKind::InvalidInput));
+    }
+    Ok(info.cgroup)
+}
+
+/// The id of a program on this hook of a cgroup that suffers no other beside it
+/// (`BPF_PROG_QUERY`).
+pub(super) fn attached_alone(cgroup: impl AsFd, attach_type: u32) -> io::Result<Option<u32>> {
+    const PROG_QUERY: c_int = 16;
+    const ALLOW_MULTI: u32 = 2;
+    const QUERY_EFFECTIVE: u32 = 1;
+    /// `struct { … } query` in `union bpf_attr`.
+    #[repr(C)]
+    struct Arguments {
+        target: RawFd,
+        attach_type: u32,
+        query_flags: u32,
+        attach_flags: u32,
+        programs: u64,
+        count: u32,
+        zero: u32,
+    }
+    let query = |query_flags| -> io::Result<(u32, Option<u32>)> {
+        let mut programs = [0_u32; 64];
+        let mut arguments = Arguments {
+            target: cgroup.as_fd().as_raw_fd(),
+            attach_type,
+            query_flags,
+            attach_flags: 0,
+            programs: programs.as_mut_ptr().addr() as u64,
+            count: programs.len() as u32,
+            zero: 0,
+        };
+        let address = &raw mut arguments;
+        // SAFETY: the kernel writes within `arguments` and `programs`, which are alive and plain
+        // numbers.
+        let (flags, count, first) = unsafe {
+            bpf(PROG_QUERY, &*address)?;
+            (
+                std::ptr::read_volatile(&raw const (*address).attach_flags),
+                std::ptr::read_volatile(&raw const (*address).count),
+                std::ptr::read_volatile(&raw const programs[0]),
+            )
+        };
+        Ok((flags, (count > 0).then_some(first)))
+    };
+    let (flags, own) = query(0)?;
+    if own.is_some() {
+        return Ok(own.filter(|_| flags & ALLOW_MULTI == 0));
+    }
+    // Then it is an ancestor's.
+    query(QUERY_EFFECTIVE).map(|(_, inherited)| inherited)
+}
+
+/// Opens what is pinned on a BPF file system (`BPF_OBJ_GET`).
+pub(super) fn open_pinned(path: &Path) -> io::Result<OwnedFd> {
+    const OBJ_GET: c_int = 7;
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let arguments = Pinned {
+        path: path.as_ptr().addr() as u64,
+        object: 0,
+        flags: 0,
+    };
+    let object = bpf(OBJ_GET, &arguments)?;
+    // SAFETY: the call succeeded, so this is a new descriptor that nobody else has.
+    Ok(unsafe { OwnedFd::from_raw_fd(object) })
+}
+
+/// The anonymous struct for `BPF_OBJ_*` in `union bpf_attr`.
+#[repr(C)]
+struct Pinned {
+    path: u64,
+    object: RawFd,
+    flags: u32,
 }
 
 /// Gives a program on socket addresses to the kernel (`BPF_PROG_LOAD`), as of an attach type that
@@ -166,15 +304,8 @@ pub(super) fn load_sock_addr<I>(name: &str, code: &[I], attach_type: u32) -> io:
 /// Pins a link on a BPF file system (`BPF_OBJ_PIN`).
 pub(super) fn pin(link: &impl AsFd, path: &Path) -> io::Result<()> {
     const OBJ_PIN: c_int = 6;
-    /// The anonymous struct for `BPF_OBJ_*` in `union bpf_attr`.
-    #[repr(C)]
-    struct Arguments {
-        path: u64,
-        object: RawFd,
-        flags: u32,
-    }
     let path = CString::new(path.as_os_str().as_bytes())?;
-    let arguments = Arguments {
+    let arguments = Pinned {
         path: path.as_ptr().addr() as u64,
         object: link.as_fd().as_raw_fd(),
         flags: 0,

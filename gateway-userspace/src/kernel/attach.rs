@@ -1,31 +1,30 @@
 //! Attaches a program by a link, whatever its kind, and pins the link.
 //!
 //! Only a link outlives this process once it is pinned. Links to a cgroup are multi: a program of
-//! somebody else on the same hook neither replaces ours nor is replaced by it.
+//! somebody else on the same hook neither replaces ours nor is replaced by it. The calls are our
+//! own: aya gives out the links of some kinds of programs only, and can exchange the program
+//! behind none.
 
 use std::{
-    os::fd::{AsFd, OwnedFd},
+    fs::{self, File},
+    io,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::Path,
 };
 
 use aya::programs::{
-    CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, CgroupSockopt,
-    Program, ProgramError, SockOps,
-    links::{FdLink, PinnedLink},
+    CgroupDevice, CgroupSkb, CgroupSock, CgroupSockAddr, CgroupSockopt, Program, ProgramError,
+    ProgramFd, SockOps, links::PinnedLink,
 };
 
 use super::{BoundaryError, abi};
 
-/// `Single` is the only mode that aya passes on to links, and the kernel takes it for multi.
-const MODE: CgroupAttachMode = CgroupAttachMode::Single;
-
 /// An attached program. Dropped before it is pinned, it is detached.
 #[derive(Debug)]
-pub(super) enum Attached {
-    /// By aya.
-    Link(FdLink),
-    /// By the system call itself, for kinds of programs whose link aya does not give out.
-    Descriptor(OwnedFd),
+pub(super) struct Attached {
+    link: OwnedFd,
+    /// Where it is pinned already, by the boundary that it belonged to before.
+    pinned: bool,
 }
 
 impl Attached {
@@ -34,72 +33,144 @@ impl Attached {
         self,
         program: &'static str,
         path: &Path,
+        before: Option<&Path>,
     ) -> Result<PinnedLink, BoundaryError> {
-        match self {
-            Self::Link(link) => link
-                .pin(path)
-                .map_err(|source| BoundaryError::Pin { program, source }),
-            Self::Descriptor(link) => {
-                abi::pin(&link, path)
-                    .map_err(|source| BoundaryError::Attach { program, source })?;
-                PinnedLink::from_pin(path)
-                    .map_err(|source| BoundaryError::Reopen { program, source })
-            }
+        let failed = |source| BoundaryError::Attach { program, source };
+        match before {
+            // It is pinned all the while.
+            Some(before) if self.pinned => fs::rename(before, path).map_err(failed)?,
+            Some(_) | None => abi::pin(&self.link, path).map_err(failed)?,
         }
+        PinnedLink::from_pin(path).map_err(|source| BoundaryError::Reopen { program, source })
     }
+}
+
+/// Where a program goes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place<'a> {
+    /// The cgroup, opened.
+    pub(super) cgroup: &'a File,
+    /// Its id.
+    pub(super) id: u64,
+    /// The pinned link of the boundary that was there before, to be taken over.
+    pub(super) before: Option<&'a Path>,
 }
 
 /// Verifies a program and attaches it to a cgroup.
 pub(super) fn attach(
     name: &'static str,
     program: &mut Program,
-    cgroup: impl AsFd,
+    place: Place<'_>,
 ) -> Result<Attached, BoundaryError> {
-    let failed = |action: &'static str| {
-        move |source: ProgramError| BoundaryError::Program {
-            action,
-            program: name,
-            source: Box::new(source),
-        }
-    };
-    /// Loads, attaches and takes the link out of aya's hands, which would detach it.
-    macro_rules! link {
-        ($program:ident $(, $direction:expr)?) => {{
-            $program.load().map_err(failed("verifying"))?;
-            let id = $program
-                .attach(cgroup, $($direction,)? MODE)
-                .map_err(failed("attaching"))?;
-            FdLink::try_from($program.take_link(id).map_err(failed("detaching"))?)
-        }};
+    let attach_type = attach_type(name).ok_or(BoundaryError::Missing(name))?;
+    let descriptor = load(name, program)?;
+    attach_loaded(name, descriptor.as_fd(), place, attach_type)
+}
+
+/// Attaches a program that the kernel has verified. Where the boundary before had a link of this
+/// name to the same cgroup, the program behind that link is exchanged: between the two there is
+/// no moment without either.
+pub(super) fn attach_loaded(
+    program: &'static str,
+    descriptor: BorrowedFd<'_>,
+    place: Place<'_>,
+    attach_type: u32,
+) -> Result<Attached, BoundaryError> {
+    let failed = |source| BoundaryError::Attach { program, source };
+    let before = place.before.and_then(|path| taken_over(path, place.id));
+    if let Some(link) = before {
+        abi::exchange_program(&link, descriptor).map_err(failed)?;
+        return Ok(Attached { link, pinned: true });
     }
-    let link = if let Ok(program) = <&mut CgroupSockAddr>::try_from(&mut *program) {
-        link!(program)
-    } else if let Ok(program) = <&mut CgroupSock>::try_from(&mut *program) {
-        link!(program)
-    } else if let Ok(program) = <&mut SockOps>::try_from(&mut *program) {
-        link!(program)
-    } else if let Ok(program) = <&mut CgroupSkb>::try_from(&mut *program) {
-        let direction = match program.expected_attach_type() {
-            Some(CgroupSkbAttachType::Egress) => CgroupSkbAttachType::Egress,
-            Some(CgroupSkbAttachType::Ingress) => CgroupSkbAttachType::Ingress,
-            None => return Err(BoundaryError::Missing(name)),
-        };
-        link!(program, direction)
-    } else if let Ok(program) = <&mut CgroupSockopt>::try_from(&mut *program) {
-        program.load().map_err(failed("verifying"))?;
-        let descriptor = program.fd().map_err(failed("verifying"))?;
-        return abi::link_to_cgroup(descriptor, cgroup, abi::SETSOCKOPT)
-            .map(Attached::Descriptor)
-            .map_err(|source| BoundaryError::Attach {
-                program: name,
-                source,
-            });
-    } else {
-        return Err(BoundaryError::Missing(name));
-    };
-    link.map(Attached::Link)
-        .map_err(|source| BoundaryError::NoLink {
-            program: name,
-            source,
+    abi::link_to_cgroup(descriptor, place.cgroup, attach_type)
+        .map(|link| Attached {
+            link,
+            pinned: false,
         })
+        .map_err(|source| refused(program, place.cgroup, attach_type, source))
+}
+
+/// The link that is pinned there, if it is still one to this cgroup: one to a cgroup that was
+/// removed is dead, whatever has its path now.
+fn taken_over(path: &Path, cgroup: u64) -> Option<OwnedFd> {
+    let link = abi::open_pinned(path).ok()?;
+    (abi::cgroup_of_link(&link).ok()? == cgroup).then_some(link)
+}
+
+/// Why the kernel refuses a link; where somebody else's program is in the way, which.
+fn refused(
+    program: &'static str,
+    cgroup: &File,
+    attach_type: u32,
+    source: io::Error,
+) -> BoundaryError {
+    let in_the_way = source.raw_os_error() == Some(nix::libc::EPERM);
+    match abi::attached_alone(cgroup, attach_type) {
+        Ok(Some(id)) if in_the_way => BoundaryError::InTheWay { program, id },
+        Ok(_) | Err(_) => BoundaryError::Attach { program, source },
+    }
+}
+
+/// Attach types, as in `enum bpf_attach_type`.
+fn attach_type(program: &str) -> Option<u32> {
+    Some(match program {
+        "ingress" => 0,
+        "egress" => 1,
+        "sock_create" => 2,
+        "agent_ops" | "gateway_ops" => 3,
+        "device" => 6,
+        "bind4" => 8,
+        "bind6" => 9,
+        "connect4" => 10,
+        "connect6" => 11,
+        "sendmsg4" => 14,
+        "sendmsg6" => 15,
+        "recvmsg4" => 19,
+        "recvmsg6" => 20,
+        "setsockopt" => 22,
+        "getpeername4" => 29,
+        "getpeername6" => 30,
+        _ => return None,
+    })
+}
+
+/// Has the kernel verify a program.
+fn load<'p>(name: &'static str, program: &'p mut Program) -> Result<&'p ProgramFd, BoundaryError> {
+    let failed = |source: ProgramError| BoundaryError::Program {
+        action: "verifying",
+        program: name,
+        source: Box::new(source),
+    };
+    /// Loads a program of one of these kinds.
+    macro_rules! load {
+        ($($kind:ident),*) => {
+            $(if <&mut $kind>::try_from(&mut *program).is_ok() {
+                let program = <&mut $kind>::try_from(program).map_err(failed)?;
+                program.load().map_err(failed)?;
+                return program.fd().map_err(failed);
+            })*
+        };
+    }
+    load!(
+        CgroupSockAddr,
+        CgroupSock,
+        SockOps,
+        CgroupDevice,
+        CgroupSkb,
+        CgroupSockopt
+    );
+    Err(BoundaryError::Missing(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::{AGENT_PROGRAMS, GATEWAY_PROGRAM};
+
+    #[test]
+    fn every_program_has_a_hook() {
+        for program in AGENT_PROGRAMS.into_iter().chain([GATEWAY_PROGRAM]) {
+            assert!(attach_type(program).is_some(), "{program}");
+        }
+    }
 }

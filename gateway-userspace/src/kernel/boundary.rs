@@ -1,13 +1,10 @@
 //! The boundary around one agent: programs loaded, attached and pinned, or not at all.
 
-use std::{
-    fs, io,
-    os::fd::{AsFd as _, AsRawFd},
-};
+use std::{fs, io, os::fd::AsRawFd};
 
 use aya::{
     Ebpf, EbpfError,
-    maps::{MapData, MapError, SkStorage},
+    maps::{HashMap, MapData, MapError, SkStorage},
     programs::{
         ProgramError,
         links::{LinkError, PinnedLink},
@@ -17,9 +14,10 @@ use gateway_common::LISTENER_MARK;
 
 use super::{
     abi::Wire,
-    attach,
+    attach::{self, Place},
     bpffs::{BpffsError, Pins},
     cgroup::{Cgroup, CgroupError},
+    devices,
     held::KernelHeld,
     object,
     spec::{AgentSpec, Tells},
@@ -27,8 +25,11 @@ use super::{
 };
 
 /// The programs on an agent's cgroup. Without any one of them the agent does not start.
-pub const AGENT_PROGRAMS: [&str; 13] = [
+pub const AGENT_PROGRAMS: [&str; 16] = [
     "sock_create",
+    "bind4",
+    "bind6",
+    "device",
     "setsockopt",
     "connect4",
     "connect6",
@@ -97,6 +98,18 @@ pub enum BoundaryError {
         /// What the kernel said.
         #[source]
         source: io::Error,
+    },
+    /// Somebody else's program is on the hook and suffers no other beside it.
+    #[error(
+        "attaching program {program}: BPF program {id} of somebody else is on the same hook of \
+         this cgroup, or of one above it, and suffers no other beside it; find out whose it is \
+         with `bpftool cgroup tree`, and have it attached with BPF_F_ALLOW_MULTI"
+    )]
+    InTheWay {
+        /// Ours.
+        program: &'static str,
+        /// The id of the other.
+        id: u32,
     },
     /// Policy names unix sockets, and the kernel shows no names.
     #[error(
@@ -181,18 +194,37 @@ impl Boundary {
         gateway: &Cgroup,
         pins: Pins,
     ) -> Result<Self, BoundaryError> {
+        Self::replace(spec, agent, gateway, pins, None)
+    }
+
+    /// The same, in place of a boundary whose pins are `before`: program by program, each
+    /// exchanged at once, and never without one. The pins move over. On an error what was there
+    /// before stays, whether exchanged by then or not.
+    ///
+    /// # Errors
+    /// As [`Self::raise`].
+    pub fn replace(
+        spec: &AgentSpec,
+        agent: &Cgroup,
+        gateway: &Cgroup,
+        pins: Pins,
+        before: Option<&Pins>,
+    ) -> Result<Self, BoundaryError> {
         let support = unix::support();
         tells_apart(&spec.tells, support)?;
         let mut ebpf = object::load(spec)?;
         unix::fill(&mut ebpf, &spec.tells.unix_names)?;
+        devices::fill(&mut ebpf, &spec.devices)?;
         let mut boundary = Self {
             ebpf,
             links: Vec::new(),
             pins,
             held: KernelHeld::default(),
         };
-        match boundary.attach_all(agent, gateway, support) {
+        match boundary.attach_all(agent, gateway, before, support) {
             Ok(()) => Ok(boundary),
+            // Whatever holds is better than nothing: the agent may be there already.
+            Err(error) if before.is_some() => Err(error),
             Err(error) => {
                 // The first error is the one to tell; what could not be removed, the next run
                 // sweeps.
@@ -208,16 +240,17 @@ impl Boundary {
         &mut self,
         agent: &Cgroup,
         gateway: &Cgroup,
+        before: Option<&Pins>,
         support: unix::Support,
     ) -> Result<(), BoundaryError> {
-        let gateway = gateway.open()?;
-        self.attach(GATEWAY_PROGRAM, &gateway)?;
-        let agent = agent.open()?;
+        let opened = gateway.open()?;
+        self.attach(GATEWAY_PROGRAM, &opened, gateway.id()?, None)?;
+        let (opened, id) = (agent.open()?, agent.id()?);
         AGENT_PROGRAMS
             .iter()
-            .try_for_each(|program| self.attach(program, &agent))?;
+            .try_for_each(|program| self.attach(program, &opened, id, before))?;
         if support.hooks {
-            self.attach_unix(&agent)?;
+            self.attach_unix(&opened, id, before)?;
             self.held.unix = true;
             self.held.unix_paths = support.offsets.is_some();
         }
@@ -225,28 +258,47 @@ impl Boundary {
     }
 
     /// Attaches the programs on unix sockets, which aya cannot.
-    fn attach_unix(&mut self, cgroup: &fs::File) -> Result<(), BoundaryError> {
+    fn attach_unix(
+        &mut self,
+        cgroup: &fs::File,
+        id: u64,
+        before: Option<&Pins>,
+    ) -> Result<(), BoundaryError> {
         for (name, attach_type) in unix::PROGRAMS {
-            let link = unix::attach(
-                name,
-                attach_type,
-                object::OBJECT,
-                &self.ebpf,
-                cgroup.as_fd(),
-            )?;
-            self.links.push(link.pin(name, &self.pins.link(name))?);
+            let before = before.map(|pins| pins.link(name));
+            let place = Place {
+                cgroup,
+                id,
+                before: before.as_deref(),
+            };
+            let link = unix::attach(name, attach_type, object::OBJECT, &self.ebpf, place)?;
+            let pin = self.pins.link(name);
+            self.links.push(link.pin(name, &pin, place.before)?);
         }
         Ok(())
     }
 
     /// Verifies one program, attaches it by a link, and pins the link.
-    fn attach(&mut self, name: &'static str, cgroup: &fs::File) -> Result<(), BoundaryError> {
+    fn attach(
+        &mut self,
+        name: &'static str,
+        cgroup: &fs::File,
+        id: u64,
+        before: Option<&Pins>,
+    ) -> Result<(), BoundaryError> {
+        let before = before.map(|pins| pins.link(name));
+        let place = Place {
+            cgroup,
+            id,
+            before: before.as_deref(),
+        };
         let program = self
             .ebpf
             .program_mut(name)
             .ok_or(BoundaryError::Missing(name))?;
-        let link = attach::attach(name, program, cgroup)?;
-        self.links.push(link.pin(name, &self.pins.link(name))?);
+        let link = attach::attach(name, program, place)?;
+        let pin = self.pins.link(name);
+        self.links.push(link.pin(name, &pin, place.before)?);
         Ok(())
     }
 
@@ -263,6 +315,23 @@ impl Boundary {
             .map_err(map_error(MAP))
     }
 
+    /// Says that the gateway listens in these network namespaces, given by their cookies.
+    ///
+    /// # Errors
+    /// If there are more than [`gateway_common::NAMESPACES_MAX`].
+    pub fn serve_namespaces(
+        &mut self,
+        cookies: impl IntoIterator<Item = u64>,
+    ) -> Result<(), BoundaryError> {
+        const MAP: &str = "NAMESPACES";
+        let map = self.ebpf.map_mut(MAP).ok_or(BoundaryError::Missing(MAP))?;
+        let mut served = HashMap::<_, u64, u32>::try_from(map).map_err(map_error(MAP))?;
+        cookies
+            .into_iter()
+            .try_for_each(|cookie| served.insert(cookie, 1, 0))
+            .map_err(map_error(MAP))
+    }
+
     /// Takes a map out of the object, to give it to the task that reads it.
     pub(super) fn take_map<M>(&mut self, name: &'static str) -> Result<M, BoundaryError>
     where
@@ -273,6 +342,12 @@ impl Boundary {
             .take_map(name)
             .ok_or(BoundaryError::Missing(name))?;
         M::try_from(map).map_err(map_error(name))
+    }
+
+    /// Its pins.
+    #[must_use]
+    pub const fn pins(&self) -> &Pins {
+        &self.pins
     }
 
     /// The object, for the log reader.

@@ -12,7 +12,10 @@ use nix::{
     sys::statfs::{BPF_FS_MAGIC, statfs},
 };
 
-use super::cgroup::{self, Cgroup, CgroupError};
+use super::{
+    abi,
+    cgroup::{self, Cgroup, CgroupError},
+};
 
 /// Where it is mounted on every distribution that mounts it.
 const MOUNT_POINT: &str = "/sys/fs/bpf";
@@ -108,6 +111,20 @@ impl Pins {
         Ok(Self { folder })
     }
 
+    /// The pins of a run that is there already, or was.
+    #[must_use]
+    pub fn adopt(root: &Path, run: &str) -> Self {
+        Self {
+            folder: root.join(run),
+        }
+    }
+
+    /// Their folder.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Where the link of this program is pinned.
     #[must_use]
     pub fn link(&self, program: &str) -> PathBuf {
@@ -136,6 +153,11 @@ pub fn sweep(root: &Path, runs: &Path) -> Result<(), BpffsError> {
     for entry in entries.flatten() {
         let name = entry.file_name();
         let cgroup = runs.join(&name);
+        let attached = name.to_str().is_some_and(|name| name.starts_with(ATTACHED));
+        if attached {
+            sweep_attached(&entry.path(), &cgroup)?;
+            continue;
+        }
         let gone = match Cgroup::adopt(cgroup.clone()).is_empty() {
             Ok(empty) => empty,
             // No cgroup: nothing can be confined by these pins, unless the run is just
@@ -156,6 +178,37 @@ pub fn sweep(root: &Path, runs: &Path) -> Result<(), BpffsError> {
     }
     Ok(())
 }
+
+/// Clears away what an attachment left whose agent's cgroup is gone. While that is there the
+/// agent stays shut in, whether or not anybody serves it.
+fn sweep_attached(folder: &Path, cgroup: &Path) -> Result<(), BpffsError> {
+    let links = folder.join("links");
+    let mut pinned = fs::read_dir(&links).into_iter().flatten().flatten();
+    // Links that cannot be asked count as alive, and so does the gateway's own, which goes to
+    // another cgroup.
+    let alive = pinned.any(|link| {
+        link.file_name() != "gateway_ops"
+            && abi::open_pinned(&link.path())
+                .and_then(abi::cgroup_of_link)
+                .map_or(true, |id| id != 0)
+    });
+    let served = !Cgroup::adopt(cgroup.to_owned()).is_empty().unwrap_or(true);
+    if alive || served {
+        return Ok(());
+    }
+    tracing::info!(folder = %folder.display(), "clearing away an attachment to no cgroup");
+    Pins {
+        folder: folder.to_owned(),
+    }
+    .remove()?;
+    for leaf in ["gateway", ""] {
+        Cgroup::adopt(cgroup.join(leaf)).remove()?;
+    }
+    Ok(())
+}
+
+/// What the names of attachments begin with.
+pub const ATTACHED: &str = "attach-";
 
 /// The cgroup under which each run has its own: `<cgroup2>/sluice`.
 ///

@@ -65,7 +65,7 @@ pub fn mount_point() -> Result<PathBuf, CgroupError> {
 }
 
 /// Undoes mountinfo's octal escapes for space, tab, newline and backslash.
-fn unescape(text: &str) -> String {
+pub(crate) fn unescape(text: &str) -> String {
     ["\\040", "\\011", "\\012", "\\134"]
         .iter()
         .zip([" ", "\t", "\n", "\\"])

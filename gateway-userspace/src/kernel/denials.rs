@@ -11,6 +11,7 @@ use aya::{
 };
 use gateway_common::{
     ABI_VERSION,
+    agent::Device,
     event::{Event, FLAG_OBSERVED, Fold, Hook, NamedEvent},
     reason::{REASON_SLOTS, Reason},
     unix::UnixName,
@@ -25,6 +26,7 @@ use self::tally::Tally;
 use super::{
     abi::{Wire, pollable},
     boundary::{Boundary, BoundaryError, map_error},
+    devices,
     flows::{boot_time, process, socket_addr},
 };
 use crate::audit::{Audit, Blame, Kind, Outcome, Record, Subject};
@@ -140,7 +142,9 @@ impl Denials {
                     let repeated = self.tally.note(&event);
                     self.restless = RESTLESS;
                     let mut record = self.describe(&event, hook, reason, repeated);
-                    record.path = name.as_ref().and_then(unix_name);
+                    if let Some(name) = name.as_ref().and_then(unix_name) {
+                        record.path = Some(name);
+                    }
                     if let Some(record) = self.habit(record) {
                         self.write(record);
                     }
@@ -205,7 +209,9 @@ impl Denials {
             .from_kernel(task)
             .method(hook.label())
             .blame(Blame::Policy);
-        if event.destination.port != 0 || event.destination.address != [0; 4] {
+        if let Some(device) = Device::from_endpoint(&event.destination) {
+            record.path = Some(devices::told(&device));
+        } else if event.destination.port != 0 || event.destination.address != [0; 4] {
             let destination = socket_addr(&event.destination);
             record = record.target(destination.ip(), Some(destination.port()));
             record.original_destination = Some(destination);
@@ -390,10 +396,12 @@ fn hint(reason: Reason, event: &Event) -> String {
         Reason::BindAddress => {
             "an agent binds to loopback only; see `inbound` in [network]".to_owned()
         }
-        Reason::SocketOption => {
-            "this socket option steers packets past the gateway; no agent has it".to_owned()
-        }
-        Reason::Device => "no agent opens or makes this device".to_owned(),
+        Reason::SocketOption => format!(
+            "this socket option steers packets past the gateway, and no agent has it: level {}, \
+             option {}",
+            event.family, event.protocol
+        ),
+        Reason::Device => "policy does not name this device; see `devices` in [process]".to_owned(),
         Reason::UnknownNamespace => {
             "the gateway has no listener in this network namespace, so nothing leaves it".to_owned()
         }
@@ -416,6 +424,9 @@ fn hint(reason: Reason, event: &Event) -> String {
         | Reason::Inbound
         | Reason::SocketAllowed
         | Reason::OwnLoopback
-        | Reason::UnixAllowed => "this is no refusal".to_owned(),
+        | Reason::Draining
+        | Reason::UnixAllowed
+        | Reason::DeviceAllowed
+        | Reason::BindAllowed => "this is no refusal".to_owned(),
     }
 }

@@ -21,7 +21,7 @@ use super::{
     exe,
 };
 use crate::{
-    identity::{Identify, Peer, Process, Unattributed},
+    identity::{Identify, LocalEnd, Peer, Process, Unattributed},
     ledger::{Ledger, PassageKey},
     names::{AgentId, OrigDst, PeerAddr},
 };
@@ -37,15 +37,13 @@ pub struct KernelIdentity {
     agent: AgentId,
     /// Path of the agent's cgroup within the hierarchy.
     cgroup: String,
-    netns: u64,
     ledger: Arc<Ledger>,
     accepted: Storage<Flow>,
     tuples: Mutex<Tuples>,
 }
 
 impl KernelIdentity {
-    /// Takes the maps it reads out of the boundary. `netns` is the cookie of the network
-    /// namespace that the gateway listens in; `ledger` is told of every session.
+    /// Takes the maps it reads out of the boundary. `ledger` is told of every session.
     ///
     /// # Errors
     /// If the object lacks a map.
@@ -53,13 +51,11 @@ impl KernelIdentity {
         boundary: &mut Boundary,
         agent: AgentId,
         cgroup: String,
-        netns: u64,
         ledger: Arc<Ledger>,
     ) -> Result<Self, BoundaryError> {
         Ok(Self {
             agent,
             cgroup,
-            netns,
             ledger,
             accepted: boundary.take_map("ACCEPTED")?,
             tuples: Mutex::new(boundary.take_map("TUPLES")?),
@@ -107,14 +103,14 @@ impl Identify for KernelIdentity {
 
     fn datagram(
         &self,
-        socket: SocketAddr,
+        socket: LocalEnd,
         peer: SocketAddr,
         transaction: u16,
     ) -> Result<Peer, Unattributed> {
         let key = Wire(Tuple {
-            netns: self.netns,
+            netns: socket.netns,
             agent: endpoint(peer),
-            gateway: endpoint(socket),
+            gateway: endpoint(socket.address),
             token: transaction,
             protocol: UDP,
             zero: [0; 5],

@@ -16,3 +16,13 @@ pub struct KernelHeld {
     /// A task that leaves the agent's cgroup is killed.
     pub leavers: bool,
 }
+
+impl KernelHeld {
+    /// All that there could be.
+    pub const BEST: Self = Self {
+        unix: true,
+        unix_paths: true,
+        lsm: true,
+        leavers: true,
+    };
+}

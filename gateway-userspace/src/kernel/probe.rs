@@ -1,11 +1,15 @@
 //! What this kernel can do, found out by doing it: each program is loaded and attached to a
 //! scratch cgroup. A version number proves nothing, and neither does a configuration file.
 
-use std::{fs, os::fd::AsFd as _};
+use std::fs;
 
 use super::{
-    AGENT_PROGRAMS, BoundaryError, GATEWAY_PROGRAM, attach, cgroup::Cgroup, object,
-    spec::AgentSpec, unix,
+    AGENT_PROGRAMS, BoundaryError, GATEWAY_PROGRAM,
+    attach::{self, Place},
+    cgroup::Cgroup,
+    object,
+    spec::AgentSpec,
+    unix,
 };
 
 /// One program's answer.
@@ -29,6 +33,11 @@ pub fn programs(scratch: &Cgroup) -> Result<Vec<ProgramProbe>, BoundaryError> {
     let spec = AgentSpec::widest();
     let mut ebpf = object::load(&spec)?;
     let cgroup = scratch.open()?;
+    let place = Place {
+        cgroup: &cgroup,
+        id: scratch.id()?,
+        before: None,
+    };
     let names = AGENT_PROGRAMS.into_iter().chain([GATEWAY_PROGRAM]);
     let mut probes: Vec<_> = names
         .map(|name| ProgramProbe {
@@ -36,7 +45,7 @@ pub fn programs(scratch: &Cgroup) -> Result<Vec<ProgramProbe>, BoundaryError> {
             optional: false,
             result: match ebpf.program_mut(name) {
                 // The link is dropped, and with it the attachment.
-                Some(program) => attach::attach(name, program, &cgroup).map(drop),
+                Some(program) => attach::attach(name, program, place).map(drop),
                 None => Err(BoundaryError::Missing(name)),
             },
         })
@@ -47,8 +56,7 @@ pub fn programs(scratch: &Cgroup) -> Result<Vec<ProgramProbe>, BoundaryError> {
             .map(|(name, attach_type)| ProgramProbe {
                 program: name,
                 optional: true,
-                result: unix::attach(name, attach_type, object::OBJECT, &ebpf, cgroup.as_fd())
-                    .map(drop),
+                result: unix::attach(name, attach_type, object::OBJECT, &ebpf, place).map(drop),
             }),
     );
     Ok(probes)

@@ -3,14 +3,17 @@
 use gateway_common::{
     ABI_VERSION,
     agent::{
-        AgentConfig, DIRECT_DENY, DIRECT_REDIRECT, DNS_GATEWAY, DNS_OFF, INBOUND_ALLOW,
-        INBOUND_DENY, INBOUND_LOOPBACK, LOOPBACK_WORDS, LoopbackPorts, MODE_ENFORCE, MODE_OBSERVE,
-        loopback_bit,
+        AgentConfig, DIRECT_DENY, DIRECT_REDIRECT, DNS_GATEWAY, DNS_OFF, Device, FEATURE_DEVICES,
+        FEATURE_OWN_LOOPBACK, INBOUND_ALLOW, INBOUND_DENY, INBOUND_LOOPBACK, LOOPBACK_WORDS,
+        LoopbackPorts, MODE_ENFORCE, MODE_OBSERVE, loopback_bit,
     },
     unix::UnixConfig,
 };
 
-use super::unix;
+use super::{
+    devices::{self, DeviceError},
+    unix,
+};
 use crate::policy::{Direct, DnsMode, Inbound, Mode, Policy};
 
 /// What the programs of one agent are loaded with.
@@ -21,6 +24,8 @@ pub struct AgentSpec {
     pub(super) unix: UnixConfig,
     /// What policy says of unix sockets that a kernel may be unable to tell from others.
     pub(super) tells: Tells,
+    /// Devices that policy names.
+    pub(super) devices: Vec<Device>,
 }
 
 /// What the kernel has to tell apart for a policy to hold.
@@ -49,18 +54,31 @@ impl AgentSpec {
                 inbound: INBOUND_ALLOW,
                 gateway_port: 9,
                 has_loopback: 1,
-                zero: 0,
+                features: FEATURE_DEVICES | FEATURE_OWN_LOOPBACK,
+                draining_port: 8,
+                zero: [0; 6],
             },
             loopback,
             unix: unix::widest(unix::support()),
             tells: Tells::default(),
+            devices: Vec::new(),
         }
     }
 
     /// The constants for an agent under `policy` whose gateway listens on `port`.
-    #[must_use]
-    pub fn new(policy: &Policy, cgroup: u64, port: u16) -> Self {
+    ///
+    /// # Errors
+    /// If policy names a device that there is not.
+    pub fn new(policy: &Policy, cgroup: u64, port: u16) -> Result<Self, DeviceError> {
         let network = policy.network();
+        let devices = devices::resolve(&policy.process().devices)?;
+        let mut features = 0;
+        if !devices.is_empty() {
+            features |= FEATURE_DEVICES;
+        }
+        if network.own_loopback {
+            features |= FEATURE_OWN_LOOPBACK;
+        }
         let mut loopback = [0; LOOPBACK_WORDS];
         let mut any = 0;
         for &port in &network.loopback {
@@ -68,7 +86,7 @@ impl AgentSpec {
             loopback[word] |= bit;
             any = 1;
         }
-        Self {
+        Ok(Self {
             config: AgentConfig {
                 cgroup,
                 abi: ABI_VERSION,
@@ -92,7 +110,9 @@ impl AgentSpec {
                 },
                 gateway_port: port,
                 has_loopback: any,
-                zero: 0,
+                features,
+                draining_port: 0,
+                zero: [0; 6],
             },
             loopback,
             unix: unix::config(&network.unix, unix::support()),
@@ -100,6 +120,14 @@ impl AgentSpec {
                 unix_names: network.unix.names.clone(),
                 unix_own: network.unix.own,
             },
-        }
+            devices,
+        })
+    }
+
+    /// The same, where another gateway listened before on `port`: its connections may go on.
+    #[must_use]
+    pub const fn draining(mut self, port: u16) -> Self {
+        self.config.draining_port = port;
+        self
     }
 }

@@ -19,7 +19,7 @@ use gateway_common::unix::{UNIX_ANY, UNIX_NAMED, UnixConfig, UnixName};
 use super::{
     BoundaryError,
     abi::{self, Wire},
-    attach::Attached,
+    attach::{Attached, Place, attach_loaded},
     boundary::map_error,
     btf::Types,
 };
@@ -122,16 +122,10 @@ pub(super) fn attach(
     attach_type: u32,
     object: &[u8],
     ebpf: &Ebpf,
-    cgroup: BorrowedFd<'_>,
+    place: Place<'_>,
 ) -> Result<Attached, BoundaryError> {
-    let failed = |source| BoundaryError::Attach {
-        program: name,
-        source,
-    };
     let program = load(name, attach_type, object, ebpf)?;
-    abi::link_to_cgroup(&program, cgroup, attach_type)
-        .map(Attached::Descriptor)
-        .map_err(failed)
+    attach_loaded(name, program.as_fd(), place, attach_type)
 }
 
 fn load(

@@ -1,38 +1,34 @@
-//! What the new process does before it becomes the agent. It has one thread, and it is still
-//! root.
+//! What `run` starts: reads its order, makes the init inside the boundary, and waits outside.
 
-use std::{
-    ffi::OsString,
-    io,
-    os::unix::process::CommandExt as _,
-    path::PathBuf,
-    process::{Command, ExitCode},
+use std::{io, os::fd::RawFd, process::ExitCode};
+
+use nix::{
+    sched::{CloneFlags, unshare},
+    sys::{
+        signal::SigSet,
+        wait::{WaitStatus, waitpid},
+    },
+    unistd::Pid,
 };
 
-use caps::CapSet;
-use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
-
-use super::stdio;
-use crate::{kernel::cgroup, open_files};
+use super::{
+    abi::{self, Side},
+    channel::{Channel, Report},
+    init, landlock,
+    order::Order,
+    seccomp, stdio, view,
+};
+use crate::kernel::cgroup::{self, Cgroup};
 
 /// The hidden command's arguments.
 #[derive(clap::Args, Debug)]
 pub struct EnterCommand {
-    /// Cgroup to join.
+    /// Descriptor of the order.
     #[arg(long)]
-    cgroup: PathBuf,
-    /// User id to become.
+    order: RawFd,
+    /// Descriptor of the line to `run`.
     #[arg(long)]
-    uid: u32,
-    /// Group id to become.
-    #[arg(long)]
-    gid: u32,
-    /// Soft limit on open files to have; as inherited if it is not given.
-    #[arg(long)]
-    open_files: Option<u64>,
-    /// The agent's command.
-    #[arg(last = true, required = true)]
-    command: Vec<OsString>,
+    channel: RawFd,
 }
 
 /// Exit status when Sluice itself failed and the command was not run.
@@ -44,13 +40,31 @@ pub const NOT_FOUND: u8 = 127;
 
 /// Why the agent was not started.
 #[derive(Debug, thiserror::Error)]
-enum EnterError {
+pub(super) enum EnterError {
+    #[error("reading what is to be started")]
+    Order(#[source] io::Error),
+    #[error("talking to `sluice run`")]
+    Channel(#[source] rustix::io::Errno),
     #[error(transparent)]
     Cgroup(#[from] cgroup::CgroupError),
     #[error("the kernel put this process into {0:?} instead of the agent's cgroup")]
     Elsewhere(Option<String>),
     #[error(transparent)]
     Stdio(#[from] stdio::OpenDoor),
+    #[error("making a process")]
+    Fork(#[source] io::Error),
+    #[error("making namespaces; the kernel needs CONFIG_PID_NS, CONFIG_IPC_NS and CONFIG_UTS_NS")]
+    Namespaces(#[source] nix::Error),
+    #[error(transparent)]
+    View(#[from] view::ViewError),
+    #[error("making a session keyring")]
+    Keyring(#[source] io::Error),
+    #[error("setting limits")]
+    Limits(#[source] io::Error),
+    #[error("making a session")]
+    Session(#[source] nix::Error),
+    #[error("making a terminal for the agent")]
+    Terminal(#[source] io::Error),
     #[error("becoming uid {uid}, gid {gid}")]
     Identity {
         uid: u32,
@@ -60,69 +74,76 @@ enum EnterError {
     },
     #[error("giving up capabilities")]
     Capabilities(#[from] caps::errors::CapsError),
-    #[error("setting the limit on open files")]
-    OpenFiles(#[source] io::Error),
     #[error("setting no_new_privs")]
     NoNewPrivileges(#[source] nix::Error),
+    #[error(transparent)]
+    Landlock(#[from] landlock::LandlockError),
+    #[error(transparent)]
+    Seccomp(#[from] seccomp::SeccompError),
+}
+
+/// Says why nothing was run.
+pub(super) fn fail(error: EnterError) -> ExitCode {
+    let error = anyhow::Error::from(error);
+    crate::cli::say::error(format_args!("{error:#}; nothing was run"));
+    FAILED.into()
 }
 
 impl EnterCommand {
-    /// Joins the cgroup, gives up everything else, and becomes the command. Comes back only if
-    /// that failed.
+    /// Starts the command and answers with its status.
     #[must_use]
     pub fn run(self) -> ExitCode {
-        if let Err(error) = self.confine() {
-            let error = anyhow::Error::from(error);
-            crate::cli::say::error(format_args!("{error:#}; nothing was run"));
-            return FAILED.into();
-        }
-        let Some((program, arguments)) = self.command.split_first() else {
-            return FAILED.into();
-        };
-        let error = Command::new(program).args(arguments).exec();
-        crate::cli::say::error(format_args!("cannot run {}: {error}", program.display()));
-        match error.kind() {
-            io::ErrorKind::NotFound => NOT_FOUND.into(),
-            _ => NOT_EXECUTABLE.into(),
-        }
+        self.enter().unwrap_or_else(fail)
     }
 
-    fn confine(&self) -> Result<(), EnterError> {
-        stdio::check()?;
-        cgroup::enter(&self.cgroup)?;
-        let now_in = cgroup::of_process("self")?;
-        let mount = cgroup::mount_point()?;
-        let expected = self.cgroup.strip_prefix(&mount).ok();
-        if now_in.as_deref().map(|path| path.trim_start_matches('/'))
-            != expected.and_then(|path| path.to_str())
-        {
-            return Err(EnterError::Elsewhere(now_in));
-        }
-        // Whatever the caller left open stays behind: a socket made outside is a way out.
-        close_fds::set_fds_cloexec(3, &[]);
-        if let Some(limit) = self.open_files {
-            open_files::set(Some(limit)).map_err(EnterError::OpenFiles)?;
-        }
-        self.drop_privileges()
-    }
-
-    /// Order matters: the bounding set goes while capabilities are there to do it, the rest goes
-    /// with the uid, and what a uid of 0 would keep goes last.
-    fn drop_privileges(&self) -> Result<(), EnterError> {
-        let failed = |source| EnterError::Identity {
-            uid: self.uid,
-            gid: self.gid,
-            source,
+    fn enter(&self) -> Result<ExitCode, EnterError> {
+        let channel = abi::inherited(self.channel).map_err(EnterError::Order)?;
+        let channel = Channel::from_descriptor(channel);
+        let order = abi::inherited(self.order).and_then(Order::read);
+        let order = order.map_err(EnterError::Order)?;
+        // Signals go to `run`, which tells the init; the command gets a clean mask.
+        SigSet::all().thread_block().map_err(EnterError::Session)?;
+        let cgroup = Cgroup::adopt(order.cgroup.clone());
+        let folder = cgroup.open()?;
+        let (side, born_inside) = match abi::clone_into(&folder) {
+            Ok(side) => (side, true),
+            // A kernel or a filter without clone3: make it here, and move it before it does
+            // anything.
+            Err(_) => {
+                unshare(CloneFlags::CLONE_NEWPID).map_err(EnterError::Namespaces)?;
+                (abi::fork().map_err(EnterError::Fork)?, false)
+            }
         };
-        caps::clear(None, CapSet::Ambient)?;
-        caps::clear(None, CapSet::Bounding)?;
-        let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
-        setgroups(&[gid]).map_err(failed)?;
-        setresgid(gid, gid, gid).map_err(failed)?;
-        setresuid(uid, uid, uid).map_err(failed)?;
-        caps::clear(None, CapSet::Inheritable)?;
-        caps::clear(None, CapSet::Effective)?;
-        caps::clear(None, CapSet::Permitted)?;
-        nix::sys::prctl::set_no_new_privs().map_err(EnterError::NoNewPrivileges)
+        match side {
+            Side::Child => {
+                if !born_inside {
+                    cgroup.enter()?;
+                }
+                drop(folder);
+                Ok(init::run(&order, &channel, born_inside))
+            }
+            Side::Parent(init) => {
+                channel
+                    .report(&Report::Made(init.as_raw()))
+                    .map_err(EnterError::Channel)?;
+                drop(channel);
+                Ok(wait(init))
+            }
+        }
+    }
+}
+
+fn wait(init: Pid) -> ExitCode {
+    loop {
+        match waitpid(init, None) {
+            Ok(WaitStatus::Exited(_, status)) => {
+                return ExitCode::from(u8::try_from(status & 0xff).unwrap_or(u8::MAX));
+            }
+            Ok(WaitStatus::Signaled(_, signal, _)) => {
+                return ExitCode::from(u8::try_from(128 + signal as i32).unwrap_or(u8::MAX));
+            }
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(_) => return FAILED.into(),
+        }
     }
 }

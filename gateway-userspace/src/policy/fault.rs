@@ -109,12 +109,34 @@ pub enum Fault {
     /// More rules than a policy may have.
     #[error("more than {RULES_MAX} rules")]
     TooManyRules,
+    /// No path that means one place only.
+    #[error("`{text}` in `{key}` {why}")]
+    Place {
+        /// The key.
+        key: &'static str,
+        /// As written.
+        text: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// More paths than a list may have.
+    #[error("more than {} paths in `{_0}`", super::settings::PLACES_MAX)]
+    TooManyPlaces(&'static str),
     /// No port.
     #[error("{0} is not a port")]
     Port(String),
     /// More local ports than the kernel half has room for.
     #[error("more than {} ports in `loopback`", gateway_common::LOOPBACK_PORTS_MAX)]
     TooManyLoopback,
+    /// What names no device.
+    #[error("`{0}` names no device")]
+    DevicePath(String),
+    /// More devices than the kernel half has room for.
+    #[error(
+        "more than {} devices in `devices`",
+        gateway_common::agent::DEVICES_MAX
+    )]
+    TooManyDevices,
     /// What names no unix socket.
     #[error("`{0}` names no unix socket")]
     UnixName(String),
@@ -221,9 +243,13 @@ impl Fault {
             | Self::TooManyRules
             | Self::Port(_)
             | Self::TooManyLoopback
+            | Self::DevicePath(_)
+            | Self::TooManyDevices
             | Self::UnixName(_)
             | Self::TooManyUnix
             | Self::UnixAny
+            | Self::Place { .. }
+            | Self::TooManyPlaces(_)
             | Self::NoTarget
             | Self::TwoTargets
             | Self::NotForTcp(_)
@@ -281,9 +307,13 @@ impl Fault {
                 "put hosts that are allowed the same into one rule, or use wildcards"
             }
             Self::Port(_) => "ports go from 1 to 65535",
+            Self::Place { .. } => "write a path from the root without `..`, e.g. \"/srv/work\"",
+            Self::TooManyPlaces(_) => "name the folders that hold them instead",
             Self::TooManyLoopback => {
                 "list only the ports that the agent needs; each is a way past the gateway"
             }
+            Self::DevicePath(_) => "write the path of a node, such as \"/dev/nvidia0\"",
+            Self::TooManyDevices => "name only the devices that the agent needs",
             Self::UnixName(_) => {
                 "write an absolute path without `.`, `..` and `//`, of at most 107 bytes, or an \
                  abstract name behind an `@`, or \"self\", or \"any\""

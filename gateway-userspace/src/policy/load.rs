@@ -17,6 +17,7 @@ use super::{
 use crate::names::{AgentId, PolicyDigest};
 
 mod egress;
+mod process;
 mod reader;
 mod schema;
 mod sections;
@@ -117,6 +118,10 @@ fn compile(
         root.section("network", &schema::NETWORK, problems),
         problems,
     );
+    let process = process::process(
+        root.section("process", &schema::PROCESS, problems),
+        problems,
+    );
     let dns = sections::dns(root.section("dns", &schema::DNS, problems), problems);
     let statics = sections::resolve(
         root.section("upstream", &schema::UPSTREAM, problems),
@@ -139,6 +144,7 @@ fn compile(
         mode,
         assurance,
         network,
+        process,
         dns,
         upstream,
         rules,

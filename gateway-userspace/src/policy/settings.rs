@@ -1,6 +1,6 @@
 //! What a policy says beside its rules: mode, floor, network, DNS, static names.
 
-use std::{collections::HashMap, net::IpAddr, str::FromStr as _};
+use std::{collections::HashMap, net::IpAddr, path::PathBuf, str::FromStr as _};
 
 use hickory_proto::rr::RecordType;
 use serde::Serialize;
@@ -91,6 +91,8 @@ pub struct Network {
     /// TCP ports on 127.0.0.1 and ::1 that the agent may reach beside the gateway's, ascending,
     /// at most [`gateway_common::LOOPBACK_PORTS_MAX`]. Default: none.
     pub loopback: Vec<u16>,
+    /// The agent reaches its own TCP listeners on loopback. Default: no.
+    pub own_loopback: bool,
     /// Unix sockets that the agent may reach. Default: none.
     pub unix: UnixSockets,
 }
@@ -105,6 +107,30 @@ pub struct UnixSockets {
     /// Absolute paths, and abstract names behind an `@`; at most
     /// [`gateway_common::unix::UNIX_NAMES_MAX`].
     pub names: Vec<String>,
+}
+
+/// Most paths of each list in `[process]`.
+pub(super) const PLACES_MAX: usize = 64;
+
+/// `[process]`: what the launcher leaves to the agent's processes. Everything is closed by
+/// default; what is opened here is named in the assurance level.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
+pub struct ProcessPolicy {
+    /// Its processes may trace one another (debuggers). Default: no.
+    pub ptrace: bool,
+    /// It may make user namespaces and what lives in them. Default: no.
+    pub user_namespaces: bool,
+    /// It may use `io_uring`. Default: no.
+    pub io_uring: bool,
+    /// Paths of devices that the agent may open beside terminals, randomness, `/dev/null` and its
+    /// like; at most [`gateway_common::agent::DEVICES_MAX`]. Default: none.
+    pub devices: Vec<String>,
+    /// Paths below `/run` that stay in sight. Default: none.
+    pub run: Vec<PathBuf>,
+    /// Places it may read and execute below; none leaves it to file permissions.
+    pub read: Option<Vec<PathBuf>>,
+    /// Places it may write below; none leaves it to file permissions.
+    pub write: Option<Vec<PathBuf>>,
 }
 
 /// Which names the gateway's resolver answers.

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     deadline::scaled,
     netns::Netns,
-    vector::{Attempt, stage::Stage},
+    vector::{Attempt, local::DEVICE, stage::Stage},
 };
 
 /// Longest that one attempt, or the start of Sluice, may take, before [`scaled`].
@@ -90,6 +90,7 @@ impl Bench {
         let copy = folder.path().join("vector");
         fs::copy(vector, &copy).context("copying the vector program")?;
         fs::set_permissions(&copy, fs::Permissions::from_mode(0o755))?;
+        make_device(&folder.path().join(DEVICE))?;
         Ok(Self {
             folder,
             vector: copy,
@@ -314,6 +315,15 @@ fn credentials(who: Who) -> Vec<String> {
     };
     let setpriv = ["setpriv"].into_iter().chain(options.iter().copied());
     setpriv.chain(["--"]).map(str::to_owned).collect()
+}
+
+/// A way to make network interfaces, for those who may: everybody may open it.
+fn make_device(path: &Path) -> anyhow::Result<()> {
+    use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+    const TUN: (u64, u64) = (10, 200);
+    mknod(path, SFlag::S_IFCHR, Mode::empty(), makedev(TUN.0, TUN.1)).context("making a device")?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o666))?;
+    Ok(())
 }
 
 /// The `sluice` under test.

@@ -12,7 +12,7 @@ use gateway_userspace::{
     audit::{Audit, AuditConfig, MemoryLog},
     config::Limits,
     dns::Resolver,
-    identity::{Assurance, Identify, Peer, Unattributed},
+    identity::{Assurance, Identify, LocalEnd, Peer, Unattributed},
     names::{AgentId, OrigDst, PeerAddr},
     policy::Policy,
     proxy::Counters,
@@ -46,10 +46,16 @@ struct Fake {
 
 impl Identify for Fake {
     fn stream(&self, _: &TcpStream, peer: SocketAddr) -> Result<Peer, Unattributed> {
-        self.datagram(peer, peer, 0)
+        self.peer(peer)
     }
 
-    fn datagram(&self, _: SocketAddr, peer: SocketAddr, _: u16) -> Result<Peer, Unattributed> {
+    fn datagram(&self, _: LocalEnd, peer: SocketAddr, _: u16) -> Result<Peer, Unattributed> {
+        self.peer(peer)
+    }
+}
+
+impl Fake {
+    fn peer(&self, peer: SocketAddr) -> Result<Peer, Unattributed> {
         let original = match *self.line.lock().unwrap() {
             Line::Explicit => None,
             Line::Redirected(original) => Some(OrigDst(original)),

@@ -8,8 +8,8 @@ use super::{on_terminal, print, rendered};
 use crate::{
     names::{AgentId, PolicyDigest},
     policy::{
-        Direct, Dns, DnsMode, Inbound, Mode, Network, Policy, PolicyErrors, Severity, UnixSockets,
-        Word as _,
+        Direct, Dns, DnsMode, Inbound, Mode, Network, Policy, PolicyErrors, ProcessPolicy,
+        Severity, UnixSockets, Word as _,
     },
 };
 
@@ -43,6 +43,7 @@ struct Summary {
     assurance: &'static str,
     rules: usize,
     network: Network,
+    process: ProcessPolicy,
     dns: &'static str,
 }
 
@@ -114,6 +115,7 @@ fn summary(policy: &Policy) -> Summary {
         assurance: policy.assurance().word(),
         rules: policy.rules().len(),
         network: policy.network().clone(),
+        process: policy.process().clone(),
         dns: policy.dns().mode.word(),
     }
 }
@@ -150,8 +152,9 @@ fn meaning(policy: &Policy) -> String {
         ("rules", rules(policy.rules().len())),
         ("direct", direct(policy.network().direct).into()),
         ("inbound", inbound(policy.network().inbound).into()),
-        ("loopback", loopback(&policy.network().loopback)),
+        ("loopback", loopback(policy.network())),
         ("unix", unix(&policy.network().unix)),
+        ("devices", devices(&policy.process().devices)),
         ("dns", dns(policy.dns())),
     ] {
         out += &format!("  {key:<10} {value}\n");
@@ -188,12 +191,25 @@ const fn inbound(inbound: Inbound) -> &'static str {
     }
 }
 
-fn loopback(ports: &[u16]) -> String {
-    if ports.is_empty() {
-        return "none: no local port but the gateway's".into();
+fn loopback(network: &Network) -> String {
+    let ports: Vec<String> = network.loopback.iter().map(u16::to_string).collect();
+    match (network.own_loopback, ports.is_empty()) {
+        (false, true) => "none: no local port but the gateway's".into(),
+        (true, true) => "self: the agent's own TCP listeners, past the gateway".into(),
+        (false, false) => format!("{}: reached past the gateway", ports.join(", ")),
+        (true, false) => format!(
+            "self, {}: the agent's own TCP listeners and these ports, past the gateway",
+            ports.join(", ")
+        ),
     }
-    let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
-    format!("{}: reached past the gateway, unrecorded", ports.join(", "))
+}
+
+fn devices(devices: &[String]) -> String {
+    const ALL: &str = "terminals, randomness, null, zero and full";
+    if devices.is_empty() {
+        return ALL.into();
+    }
+    format!("{}, and {ALL}", devices.join(", "))
 }
 
 fn unix(sockets: &UnixSockets) -> String {

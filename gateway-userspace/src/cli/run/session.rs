@@ -1,35 +1,26 @@
 //! One run from its boundary to its exit status.
 
-use std::{ffi::OsString, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, ffi::OsString, path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
-use arc_swap::ArcSwap;
-use tokio::process::Command;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{super::say, site::Site};
 use crate::{
-    app::{BindConfig, Bound, Context, Gateway},
-    audit::{Audit, Subject},
-    config::Limits,
-    dns::Resolver,
-    kernel::{
-        AgentSpec, Boundary, Denials, KernelIdentity, Passages, check_unix_paths, forward_logs,
-        netns_cookie,
-    },
+    app::{BindConfig, Bound, Gateway},
+    audit::Audit,
+    kernel::{AgentSpec, Boundary, KernelHeld, check_unix_paths, forward_logs},
     launch::{
-        assurance::Assessment,
+        assurance::{Assessment, assess},
         canary::Canary,
-        supervise::{exit_code, wait},
+        order::Order,
+        supervise::{Waiting, exit_code},
+        terminal,
         user::AgentUser,
     },
-    ledger::Ledger,
     open_files,
     policy::{Mode, Policy},
+    serve::{self, Serving},
 };
-
-/// How often flows that never reached the gateway are forgotten.
-const PURGE_EVERY: Duration = Duration::from_secs(10);
 
 /// How long connections may finish once the agent is gone. Nobody reads their answers.
 const DRAIN: Duration = Duration::from_millis(500);
@@ -41,6 +32,8 @@ pub(super) struct Plan {
     pub(super) assessment: Assessment,
     pub(super) audit: Audit,
     pub(super) command: Vec<OsString>,
+    /// Files and folders of Sluice's that the agent must not see.
+    pub(super) hide: Vec<PathBuf>,
 }
 
 /// Runs the command. An error means that it was not started.
@@ -67,13 +60,14 @@ async fn confine(plan: Plan, site: &Site, open_files: Option<u64>) -> anyhow::Re
         port: 0,
         addresses: vec![std::net::Ipv4Addr::LOCALHOST.into()],
         optional: vec![std::net::Ipv6Addr::LOCALHOST.into()],
+        namespaces: Vec::new(),
     })?;
     let port = bound
         .addresses()
         .next()
         .context("the gateway has no address")?
         .port();
-    let spec = AgentSpec::new(&plan.policy, site.agent.id()?, port);
+    let spec = AgentSpec::new(&plan.policy, site.agent.id()?, port)?;
     let mut boundary = Boundary::raise(&spec, &site.agent, &site.gateway, site.pins()?)?;
     let status = inside(plan, site, &mut boundary, bound, port, open_files).await;
     // The boundary stays until nobody is left inside: better pins that the next run clears away
@@ -86,109 +80,85 @@ async fn confine(plan: Plan, site: &Site, open_files: Option<u64>) -> anyhow::Re
 }
 
 async fn inside(
-    plan: Plan,
+    mut plan: Plan,
     site: &Site,
     boundary: &mut Boundary,
     bound: Bound,
     port: u16,
     open_files: Option<u64>,
 ) -> anyhow::Result<u8> {
-    let policy = &plan.policy;
     forward_logs(boundary);
-    if policy.mode() == Mode::Enforce {
+    if plan.policy.mode() == Mode::Enforce {
         Canary::set_out()?.check(&site.agent)?;
     }
-    let subject = Subject {
-        agent: policy.agent().clone(),
-        assurance: plan.assessment.level,
-        policy: policy.digest(),
-    };
-    let within = site.agent_within()?;
-    let denials = Denials::new(
+    let held = boundary.held();
+    let waiting = shut_in(&mut plan, site, port, open_files, held).await?;
+    let serving = Serving::begin(
         boundary,
-        plan.audit.clone(),
-        subject.clone(),
-        within.clone(),
+        bound,
+        serve::Plan {
+            policy: plan.policy.clone(),
+            audit: plan.audit.clone(),
+            assurance: plan.assessment.level,
+            within: site.agent_within()?,
+            drain: DRAIN,
+        },
     )?;
-    let netns = match bound.stream_sockets().next() {
-        Some(socket) => netns_cookie(&socket).context("reading the network namespace's cookie")?,
-        None => anyhow::bail!("the gateway has no socket"),
-    };
-    let agent = policy.agent().clone();
-    let ledger = Arc::new(Ledger::default());
-    let passages = Passages::new(
-        boundary,
-        Arc::clone(&ledger),
-        plan.audit.clone(),
-        subject.clone(),
-        within.clone(),
-    )?;
-    let identify = Arc::new(KernelIdentity::new(boundary, agent, within, netns, ledger)?);
-    bound
-        .stream_sockets()
-        .chain(bound.datagram_sockets())
-        .try_for_each(|socket| boundary.mark_listener(&socket))?;
-
-    let limits = Limits {
-        drain_timeout: DRAIN,
-        ..Limits::default()
-    };
-    let context = Context {
-        identify: Arc::clone(&identify) as _,
-        policy: Arc::new(ArcSwap::from_pointee(policy.clone())),
-        dial: None,
-        audit: plan.audit.clone(),
-        resolver: Resolver::system(limits.resolve_timeout)
-            .context("reading the system's DNS configuration")?,
-        limits,
-        assurance: plan.assessment.level,
-    };
     announce(&plan);
 
-    let drain = CancellationToken::new();
-    let tasks = TaskTracker::new();
-    let serving = tasks.spawn(bound.serve(Arc::new(context), drain.clone()));
-    tasks.spawn(denials.run(drain.clone()));
-    tasks.spawn(passages.run(drain.clone()));
-    tasks.spawn(purge(identify, drain.clone()));
-
-    let status = supervise(&plan, site, port, open_files).await;
+    let status = waiting.go().await.context("waiting for the command");
     // Whatever the command left behind ends with it, before the gateway does.
     let ended = site.end_agent();
-    drain.cancel();
-    tasks.close();
-    tasks.wait().await;
-    if let Ok(Err(error)) = serving.await {
+    if let Err(error) = serving.end().await {
         say::error(format_args!("the gateway failed: {error}"));
     }
     if let Err(error) = ended {
         tracing::warn!(%error, "ending what the command left behind");
     }
-    status
+    status.map(exit_code)
 }
 
-/// Starts the command and waits for it.
-async fn supervise(
-    plan: &Plan,
+/// Starts the agent's first process, which waits for the word, and judges what was reached.
+async fn shut_in(
+    plan: &mut Plan,
     site: &Site,
     port: u16,
     open_files: Option<u64>,
-) -> anyhow::Result<u8> {
-    let mut agent = Command::new("/proc/self/exe")
-        .arg("enter")
-        .arg("--cgroup")
-        .arg(site.agent.path())
-        .args(["--uid", &plan.user.uid.to_string()])
-        .args(["--gid", &plan.user.gid.to_string()])
-        .args(open_files.map(|limit| format!("--open-files={limit}")))
-        .arg("--")
-        .args(&plan.command)
-        .envs(plan.user.environment(site.scratch())?)
-        .envs(proxy_environment(port))
-        .spawn()
-        .context("starting the command")?;
-    let status = wait(&mut agent).await.context("waiting for the command")?;
-    Ok(exit_code(status))
+    held: KernelHeld,
+) -> anyhow::Result<Waiting> {
+    let within = site.agent_within()?;
+    let order = order(plan, site, port, open_files)?;
+    let waiting = Waiting::begin(&order, &within).await?;
+    plan.assessment = assess(&plan.policy, &plan.user, held, &waiting.shut);
+    plan.assessment.meets_floor(&plan.policy)?;
+    Ok(waiting)
+}
+
+/// What the agent's first process is to do.
+fn order(plan: &Plan, site: &Site, port: u16, open_files: Option<u64>) -> anyhow::Result<Order> {
+    let mut environment: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
+    let user = plan.user.environment(site.scratch())?;
+    let own = user.into_iter().chain(proxy_environment(port));
+    environment.extend(own.map(|(name, value)| (name.into(), value)));
+    let process = plan.policy.process();
+    Ok(Order {
+        cgroup: site.agent.path().to_owned(),
+        uid: plan.user.uid.as_raw(),
+        gid: plan.user.gid.as_raw(),
+        open_files,
+        scratch: site.scratch().to_owned(),
+        run: process.run.clone(),
+        hide: plan.hide.clone(),
+        read: process.read.clone(),
+        write: process.write.clone(),
+        ptrace: process.ptrace,
+        user_namespaces: process.user_namespaces,
+        io_uring: process.io_uring,
+        unix: true,
+        terminal: terminal::standard(),
+        command: plan.command.clone(),
+        environment: environment.into_iter().collect(),
+    })
 }
 
 /// What makes programs that ask for a proxy find the gateway. None of it is needed.
@@ -204,20 +174,6 @@ fn proxy_environment(port: u16) -> impl Iterator<Item = (&'static str, OsString)
         .chain([("NODE_USE_ENV_PROXY", OsString::from("1"))])
 }
 
-async fn purge(identify: Arc<KernelIdentity>, stop: CancellationToken) {
-    let mut every = tokio::time::interval(PURGE_EVERY);
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = every.tick() => {}
-        }
-        let forgotten = identify.purge_abandoned();
-        if forgotten > 0 {
-            tracing::debug!(forgotten, "flows that never reached the gateway");
-        }
-    }
-}
-
 fn announce(plan: &Plan) {
     let Plan {
         policy, assessment, ..
@@ -229,6 +185,6 @@ fn announce(plan: &Plan) {
         assessment.level.label(),
     ));
     for open in &assessment.open {
-        tracing::info!(open, "not closed");
+        say::line(format_args!("open: {open}"));
     }
 }

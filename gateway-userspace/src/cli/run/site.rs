@@ -10,16 +10,16 @@ use std::{
 
 use anyhow::Context as _;
 
-use crate::kernel::{
-    bpffs::{self, Pins},
-    cgroup::{self, Cgroup},
+use crate::{
+    kernel::{
+        bpffs::{self, Pins},
+        cgroup::{self, Cgroup},
+    },
+    sessions::SCRATCH,
 };
 
 /// How long processes may take to die once they are killed.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
-
-/// Folder of scratch folders, each for one run.
-const SCRATCH: &str = "/run/sluice";
 
 /// The places of one run.
 #[derive(Debug)]

@@ -53,6 +53,7 @@ pub(super) static ROOT: Table = Table {
         built("mode", "mode = \"enforce\""),
         built("assurance", "assurance = \"confined\""),
         built("network", "[network]"),
+        built("process", "[process]"),
         built("dns", "[dns]"),
         built("egress", "[[egress]]"),
         built("upstream", "[upstream]"),
@@ -80,13 +81,24 @@ pub(super) static NETWORK: Table = Table {
     keys: &[
         built("direct", "direct = \"redirect\""),
         built("inbound", "inbound = \"deny\""),
-        built("loopback", "loopback = [9229]"),
+        built("loopback", "loopback = [\"self\", 9229]"),
         built("unix", "unix = [\"/run/docker.sock\"]"),
     ],
 };
 
-/// What to say to `loopback = "self"`.
-pub(super) const LOOPBACK_SELF: &str = "list the ports of the agent's own listeners";
+/// `[process]`.
+pub(super) static PROCESS: Table = Table {
+    what: "key of [process]",
+    keys: &[
+        built("ptrace", "ptrace = true"),
+        built("user_namespaces", "user_namespaces = true"),
+        built("io_uring", "io_uring = true"),
+        built("devices", "devices = [\"/dev/nvidia0\"]"),
+        built("run", "run = [\"/run/secrets\"]"),
+        built("read", "read = [\"/usr\", \"/srv/work\"]"),
+        built("write", "write = [\"/srv/work\"]"),
+    ],
+};
 
 /// `[dns]`.
 pub(super) static DNS: Table = Table {

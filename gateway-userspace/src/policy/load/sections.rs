@@ -1,17 +1,19 @@
-//! `[network]`, `[dns]` and `[upstream]`.
+//! `[network]`, `[process]`, `[dns]` and `[upstream]`.
 
 use std::{collections::HashMap, net::IpAddr, ops::Range};
 
 use gateway_common::{
     LOOPBACK_PORTS_MAX,
+    agent::DEVICES_MAX,
     unix::{UNIX_NAMES_MAX, UnixName},
 };
-use toml::{Spanned, de::DeValue};
-
-use super::{
-    reader::{Section, not_a},
-    schema,
+use serde::Deserialize as _;
+use toml::{
+    Spanned,
+    de::{DeValue, ValueDeserializer},
 };
+
+use super::reader::{Section, not_a};
 use crate::{
     names::HostName,
     policy::{
@@ -21,11 +23,18 @@ use crate::{
 };
 
 pub(super) fn network(mut section: Section<'_>, problems: &mut Problems) -> Network {
+    let (direct, inbound) = (
+        section.word("direct", problems),
+        section.word("inbound", problems),
+    );
+    let unix = unix(&mut section, problems);
+    let (loopback, own_loopback) = loopback(section, problems);
     Network {
-        direct: section.word("direct", problems),
-        inbound: section.word("inbound", problems),
-        unix: unix(&mut section, problems),
-        loopback: loopback(section, problems),
+        direct,
+        inbound,
+        loopback,
+        own_loopback,
+        unix,
     }
 }
 
@@ -68,34 +77,75 @@ fn is_unix_name(text: &str) -> bool {
     }
 }
 
-fn loopback(mut section: Section<'_>, problems: &mut Problems) -> Vec<u16> {
-    let is_self = |value: &Spanned<DeValue<'_>>| value.get_ref().as_str() == Some("self");
-    let found = match section.value("loopback") {
-        Some(value) if is_self(value) => Some(value.span()),
-        Some(value) => {
-            let entries = value.get_ref().as_array().into_iter().flatten();
-            entries
-                .into_iter()
-                .find(|entry| is_self(entry))
-                .map(Spanned::span)
+/// Ports, and whether the agent's own listeners are among what it reaches.
+fn loopback(mut section: Section<'_>, problems: &mut Problems) -> (Vec<u16>, bool) {
+    let Some(value) = section.take_value("loopback") else {
+        return (Vec::new(), false);
+    };
+    let span = value.span();
+    let mut own = None;
+    let mut list = Vec::new();
+    let entries = match value.into_inner() {
+        DeValue::Array(entries) => entries,
+        other => {
+            let message = not_a("list", &other);
+            problems.add(section.wrong_type("loopback", &message), span);
+            return (Vec::new(), false);
         }
-        None => None,
     };
-    if let Some(span) = found {
-        let fault = Fault::NotBuilt {
-            name: "self".into(),
-            instead: schema::LOOPBACK_SELF,
-        };
-        problems.add(fault, span);
-        return Vec::new();
+    for entry in entries {
+        let span = entry.span();
+        let value = entry.into_inner();
+        if value.as_str() == Some("self") {
+            match own {
+                Some(first) => {
+                    duplicate("loopback", "self".to_owned(), span, first, problems);
+                    own = None;
+                }
+                None => own = Some(span),
+            }
+            continue;
+        }
+        match i64::deserialize(ValueDeserializer::from(Spanned::new(span.clone(), value))) {
+            Ok(port) => list.push(Spanned::new(span, port)),
+            Err(error) => {
+                problems.add(section.wrong_type("loopback", error.message()), span);
+            }
+        }
     }
-    let Some(list) = section.take::<Vec<Spanned<i64>>>("loopback", problems) else {
-        return Vec::new();
+    if list.len() > LOOPBACK_PORTS_MAX {
+        problems.add(Fault::TooManyLoopback, span);
+    }
+    (ports("loopback", &list, problems), own.is_some())
+}
+
+/// `[process]`.
+pub(super) fn devices(section: &mut Section<'_>, problems: &mut Problems) -> Vec<String> {
+    let mut devices = Vec::new();
+    let Some(list) = section.take::<Vec<Spanned<String>>>("devices", problems) else {
+        return devices;
     };
-    if list.get_ref().len() > LOOPBACK_PORTS_MAX {
-        problems.add(Fault::TooManyLoopback, list.span());
+    if list.get_ref().len() > DEVICES_MAX {
+        problems.add(Fault::TooManyDevices, list.span());
     }
-    ports("loopback", list.get_ref(), problems)
+    let mut seen: HashMap<&str, Range<usize>> = HashMap::new();
+    for entry in list.get_ref() {
+        let text: &str = entry.get_ref();
+        if let Some(first) = seen.insert(text, entry.span()) {
+            duplicate("devices", text.to_owned(), entry.span(), first, problems);
+        } else if is_plain_path(text) {
+            devices.push(text.to_owned());
+        } else {
+            problems.add(Fault::DevicePath(text.to_owned()), entry.span());
+        }
+    }
+    devices
+}
+
+/// Whether this is an absolute path in its plainest form.
+fn is_plain_path(text: &str) -> bool {
+    text.strip_prefix('/')
+        .is_some_and(|path| path.split('/').all(|part| !matches!(part, "" | "." | "..")))
 }
 
 /// Ports in ascending order. Those that are no ports and those that are there twice are reported.

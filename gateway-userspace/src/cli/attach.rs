@@ -1,0 +1,273 @@
+//! `sluice attach`: confines what already runs, and serves it until it is told to stop.
+//!
+//! Stopping is not freeing: the programs stay, and nothing leaves the agent, until another
+//! `sluice attach` takes over or `sluice detach` takes them away.
+
+mod predecessor;
+mod site;
+mod watch;
+
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+
+use anyhow::Context as _;
+use tokio::signal::unix::{SignalKind, signal};
+
+pub(super) use self::predecessor::Predecessor;
+use self::{site::Site, watch::Watch};
+use super::say;
+use crate::{
+    app::{BindConfig, Bound, Gateway},
+    attach::{
+        sockets,
+        survey::{self, Survey},
+        target::Target,
+    },
+    audit::{Audit, AuditConfig, Subject, default_path},
+    kernel::{AgentSpec, Boundary, cgroup::Cgroup, forward_logs},
+    launch::{assurance::Assessment, canary::Canary},
+    names::AgentId,
+    netns, open_files,
+    policy::{Mode, Policy},
+    serve::{self, Serving},
+    sessions::{Entry, Origin, Session},
+};
+
+/// How long open connections may go on once this gateway is to end.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// Confine a process, unit, container or cgroup that already runs.
+///
+/// Everything in its cgroup, and all that it starts, has the gateway as its only way out from
+/// then on; TCP and UDP sockets that it had open are closed. Serves in the foreground. When this
+/// command ends, by SIGTERM or otherwise, the agent stays shut in and nothing leaves it: call it
+/// again to take over, or free the agent with `sluice detach`. Needs root.
+#[derive(Debug, clap::Args)]
+pub struct AttachCommand {
+    #[command(flatten)]
+    target: Target,
+    /// Policy file that decides.
+    #[arg(long, value_name = "FILE")]
+    policy: PathBuf,
+    /// Audit file, or `-` for standard output [default: /var/log/sluice/audit.jsonl].
+    #[arg(long, value_name = "FILE")]
+    audit: Option<PathBuf>,
+    /// Name of the agent in records, instead of the policy's.
+    #[arg(long, value_name = "NAME")]
+    agent: Option<String>,
+    /// Record what policy refuses, and let it pass.
+    #[arg(long)]
+    observe: bool,
+    /// Take over from a `sluice attach` that still serves this agent; its open connections may go
+    /// on for two seconds, and new ones are refused for as long.
+    #[arg(long)]
+    replace: bool,
+    /// The gateway's port [default: one that is free].
+    #[arg(
+        long,
+        value_name = "PORT",
+        default_value_t = 0,
+        hide_default_value = true
+    )]
+    port: u16,
+}
+
+impl AttachCommand {
+    /// Confines and serves.
+    ///
+    /// # Errors
+    /// When nothing could be confined, or the boundary could not be served: whatever was attached
+    /// by then stays attached.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        let policy = self.load_policy()?;
+        anyhow::ensure!(
+            rustix::process::geteuid().is_root(),
+            "`sluice attach` needs root, to load BPF programs; try it with sudo"
+        );
+        let cgroup = self.target.resolve()?;
+        open_files::raise().context("raising the limit on open files")?;
+        let predecessor = Predecessor::of(&cgroup)?;
+        if let Some(before) = predecessor.as_ref().filter(|before| before.is_alive())
+            && !self.replace
+        {
+            anyhow::bail!(
+                "{} is confined already, by {} (process {}); `--replace` takes over from it",
+                cgroup.display(),
+                before.session.run,
+                before.session.pid
+            );
+        }
+        let site = Site::prepare()?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .context("starting the runtime")?;
+        let served = runtime.block_on(self.confine(&site, policy, cgroup, predecessor));
+        site.leave();
+        served
+    }
+
+    async fn confine(
+        self,
+        site: &Site,
+        policy: Policy,
+        cgroup: PathBuf,
+        predecessor: Option<Predecessor>,
+    ) -> anyhow::Result<ExitCode> {
+        let agent = Cgroup::adopt(cgroup);
+        let bound = self.bind(&agent)?;
+        let port = port(&bound)?;
+        let mut spec = AgentSpec::new(&policy, agent.id()?, port)?;
+        if let Some(before) = predecessor.as_ref().filter(|before| before.is_alive()) {
+            spec = spec.draining(before.session.port);
+        }
+        let before = predecessor.as_ref().map(|before| &before.pins);
+        let mut boundary = Boundary::replace(&spec, &agent, &site.gateway, site.pins()?, before)?;
+        // From here on nothing leaves the agent until the gateway's sockets are marked.
+        forward_logs(&mut boundary);
+        if let Some(before) = predecessor {
+            before.end()?;
+        }
+        if policy.mode() == Mode::Enforce {
+            Canary::set_out()?.check(&agent)?;
+        }
+        let closed = sockets::close(agent.path()).context("closing the sockets it had")?;
+        let survey = Survey::of(agent.path()).context("looking at its processes")?;
+        let assessment = survey::assess(&policy, boundary.held(), &survey, closed);
+        if let Err(below) = assessment.meets_floor(&policy) {
+            boundary.lower()?;
+            return Err(below.into());
+        }
+        let audit = self.open_audit()?;
+        let session = describe(site, &policy, &agent, &assessment, port)?;
+        let entry = Entry::write(site.scratch(), &session).context("writing the session's file")?;
+        let serving = Serving::begin(
+            &mut boundary,
+            bound,
+            serve::Plan {
+                policy: policy.clone(),
+                audit: audit.clone(),
+                assurance: assessment.level,
+                within: site::within(&agent)?,
+                drain: DRAIN,
+            },
+        )?;
+        announce(&session, closed.closed, survey.processes);
+        let subject = Subject {
+            agent: policy.agent().clone(),
+            assurance: assessment.level,
+            policy: policy.digest(),
+        };
+        let watch = Watch::new(&agent, boundary.pins().folder(), audit.clone(), subject)?;
+        let gone = tokio::select! {
+            () = entry.keep_beating() => false,
+            () = watch.until_gone() => true,
+            stopped = stop() => { stopped?; false }
+        };
+        let served = serving.end().await;
+        let summary = audit.close();
+        if summary.lost > 0 {
+            say::error(format_args!("{} audit records were lost", summary.lost));
+        }
+        served.context("serving")?;
+        if gone {
+            // Links to a cgroup that is gone hold nothing.
+            boundary.lower()?;
+            site.clear();
+            say::error("the agent's cgroup was removed; if it is made again, attach to it again");
+            return Ok(ExitCode::FAILURE);
+        }
+        if agent.is_empty().unwrap_or(false) {
+            say::line("nobody is left in the agent's cgroup; its boundary stays");
+        }
+        say::line(format_args!(
+            "{} stays shut in, and nothing leaves it; `sluice attach` takes over, \
+             `sluice detach {}` frees it",
+            session.agent, session.run
+        ));
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn bind(&self, agent: &Cgroup) -> anyhow::Result<Bound> {
+        let namespaces = netns::of_cgroup(agent.path()).context("finding its namespaces")?;
+        Gateway::bind(&BindConfig {
+            port: self.port,
+            addresses: vec![std::net::Ipv4Addr::LOCALHOST.into()],
+            optional: vec![std::net::Ipv6Addr::LOCALHOST.into()],
+            namespaces,
+        })
+        .context("listening where the agent is (is its loopback interface up?)")
+    }
+
+    fn open_audit(&self) -> anyhow::Result<Audit> {
+        let path = match &self.audit {
+            Some(path) => path.clone(),
+            None => default_path(true, std::env::var_os)?,
+        };
+        Audit::open(AuditConfig::path(path)).context("opening the audit log")
+    }
+
+    fn load_policy(&self) -> anyhow::Result<Policy> {
+        let mut policy = Policy::load(&self.policy)?;
+        if let Some(name) = &self.agent {
+            policy = policy.with_agent(AgentId::parse(name).context("--agent")?);
+        }
+        if self.observe {
+            policy = policy.with_observe();
+        }
+        Ok(policy)
+    }
+}
+
+/// The one port on all addresses and in all namespaces.
+fn port(bound: &Bound) -> anyhow::Result<u16> {
+    let address = bound.addresses().next();
+    Ok(address.context("the gateway has no address")?.port())
+}
+
+fn describe(
+    site: &Site,
+    policy: &Policy,
+    agent: &Cgroup,
+    assessment: &Assessment,
+    port: u16,
+) -> anyhow::Result<Session> {
+    Ok(Session {
+        run: site.run.clone(),
+        origin: Origin::Attach,
+        agent: policy.agent().to_string(),
+        cgroup: agent.path().to_owned(),
+        cgroup_id: agent.id()?,
+        assurance: assessment.level.label().to_owned(),
+        open: assessment.open.clone(),
+        policy: policy.digest().to_string(),
+        port,
+        pid: std::process::id(),
+        started: jiff::Timestamp::now(),
+    })
+}
+
+fn announce(session: &Session, closed: usize, processes: usize) {
+    say::line(format_args!(
+        "agent {} under policy {}, assurance {}; attached to {} ({processes} processes, {closed} \
+         sockets closed), gateway on port {}",
+        session.agent,
+        session.policy,
+        session.assurance,
+        session.cgroup.display(),
+        session.port,
+    ));
+    for open in &session.open {
+        say::line(format_args!("open: {open}"));
+    }
+}
+
+/// Waits for SIGTERM or SIGINT.
+async fn stop() -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}

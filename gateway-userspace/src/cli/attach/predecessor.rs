@@ -1,0 +1,95 @@
+//! The attachment that confined this cgroup before: killed, stopped, or still serving.
+
+use std::{
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use super::site;
+use crate::{
+    kernel::{
+        bpffs::{self, Pins},
+        cgroup::Cgroup,
+    },
+    sessions::{self, Origin, Session},
+};
+
+/// How long it may take to let its connections end, and go.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What is there of it.
+#[derive(Debug)]
+pub(crate) struct Predecessor {
+    /// As it described itself.
+    pub(crate) session: Session,
+    /// Its pins.
+    pub(crate) pins: Pins,
+    scratch: PathBuf,
+}
+
+impl Predecessor {
+    /// The attachment to this very cgroup, if there is one.
+    pub(crate) fn of(cgroup: &Path) -> anyhow::Result<Option<Self>> {
+        let id = fs::metadata(cgroup)
+            .with_context(|| format!("reading {}", cgroup.display()))?
+            .ino();
+        let found = sessions::all().context("reading the sessions of this node")?;
+        let found = found
+            .into_iter()
+            .filter(|found| found.session.origin == Origin::Attach)
+            .find(|found| found.session.cgroup_id == id);
+        Ok(match found {
+            Some(found) => Some(Self::new(found)?),
+            None => None,
+        })
+    }
+
+    /// What is there of a session that was found.
+    pub(crate) fn new(found: sessions::Found) -> anyhow::Result<Self> {
+        let pins = Pins::adopt(&bpffs::root()?, &found.session.run);
+        Ok(Self {
+            session: found.session,
+            pins,
+            scratch: found.scratch,
+        })
+    }
+
+    /// Whether it still serves, or might.
+    pub(crate) fn is_alive(&self) -> bool {
+        sessions::is_supervisor(&self.session)
+    }
+
+    /// Ends its process, and removes what is left of it but for pins that moved on.
+    pub(crate) fn end(self) -> anyhow::Result<()> {
+        self.stop()?;
+        self.pins.remove()?;
+        let parent = bpffs::runs_cgroup()?.join(&self.session.run);
+        site::remove(&Cgroup::adopt(parent), &self.scratch);
+        Ok(())
+    }
+
+    /// Asks its process to end, and insists when it does not: one that stands still hears nothing.
+    fn stop(&self) -> anyhow::Result<()> {
+        let pid = Pid::from_raw(i32::try_from(self.session.pid)?);
+        for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+            if !self.is_alive() {
+                return Ok(());
+            }
+            kill(pid, signal).context("ending the process that served this agent")?;
+            let deadline = Instant::now() + PATIENCE;
+            while self.is_alive() && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+        anyhow::ensure!(!self.is_alive(), "process {pid} does not end");
+        Ok(())
+    }
+}
