@@ -22,6 +22,7 @@ pub mod probe;
 mod spec;
 mod unix;
 
+pub(crate) use abi::load_nothing;
 pub use abi::netns_cookie;
 pub use boundary::{AGENT_PROGRAMS, Boundary, BoundaryError, GATEWAY_PROGRAM, OPTIONAL_PROGRAMS};
 pub use denials::{Denials, NSCD};

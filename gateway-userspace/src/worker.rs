@@ -4,9 +4,17 @@
 //! connections. The worker gets connections by descriptor and hands over records by message.
 //! Either side takes the other's messages by size and form only.
 
+mod confine;
 pub(crate) mod dialer;
 mod handed;
+pub(crate) mod identity;
+pub mod inside;
+pub(crate) mod keeper;
+mod names;
 pub(crate) mod packet;
+mod start;
+mod tries;
 
 pub(crate) use dialer::Purpose;
 pub use handed::DialPath;
+pub(crate) use names::NameServers;

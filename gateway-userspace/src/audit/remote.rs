@@ -91,7 +91,11 @@ fn malformed(what: impl std::fmt::Display) -> io::Error {
     )
 }
 
-fn decode(line: &[u8], subject: &Subject) -> io::Result<Record> {
+fn decode(
+    line: &[u8],
+    subject: &Subject,
+    known: impl FnOnce(u64) -> Option<Arc<Process>>,
+) -> io::Result<Record> {
     let handed: Handed = serde_json::from_slice(line).map_err(malformed)?;
     let reason = label(&handed.reason).ok_or_else(|| malformed("too many reasons"))?;
     let rule = handed.rule.as_deref().map(RuleId::parse);
@@ -119,7 +123,8 @@ fn decode(line: &[u8], subject: &Subject) -> io::Result<Record> {
     };
     record.rule = rule.transpose().map_err(malformed)?;
     record.hint = handed.hint;
-    record.process = handed.process.map(Arc::new);
+    // The worker names a socket; who that is, the supervisor told it, and knows itself.
+    record.process = handed.process.and_then(|process| known(process.cookie));
     record.peer = handed.peer;
     record.original_destination = handed.original_destination;
     record.host = handed.host;
@@ -166,10 +171,11 @@ impl Audit {
         socket: &OwnedFd,
         subject: &Subject,
         runtime: &tokio::runtime::Handle,
+        known: impl Fn(u64) -> Option<Arc<Process>>,
     ) -> io::Result<()> {
         let mut buffer = vec![0; MAX_LINE];
         while let Some((length, _unasked)) = packet::receive(socket, &mut buffer)? {
-            let record = decode(buffer.get(..length).unwrap_or_default(), subject)?;
+            let record = decode(buffer.get(..length).unwrap_or_default(), subject, &known)?;
             let errno = match runtime.block_on(self.reserve_for_worker()) {
                 Ok(slot) => {
                     slot.write(record);
@@ -216,7 +222,7 @@ mod tests {
         super::super::line::Chain::start()
             .append(&record, &mut line)
             .unwrap();
-        let taken = decode(line.trim_ascii_end(), &subject("bot")).unwrap();
+        let taken = decode(line.trim_ascii_end(), &subject("bot"), |_| None).unwrap();
         assert_eq!(taken.agent.as_str(), "bot");
         assert_eq!(taken.host.as_deref(), Some("example.com"));
         assert_eq!(taken.event, record.event);
@@ -230,7 +236,10 @@ mod tests {
             "null",
             "{\"seq\":0,\"prev\":\"\",\"kind\":\"http\"}",
         ] {
-            assert!(decode(line.as_bytes(), &subject("bot")).is_err(), "{line}");
+            assert!(
+                decode(line.as_bytes(), &subject("bot"), |_| None).is_err(),
+                "{line}"
+            );
         }
         assert_eq!(label("UPPER"), None);
         assert_eq!(label(&"a".repeat(REASON_MAX + 1)), None);
@@ -247,8 +256,9 @@ mod tests {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let handle = runtime.handle().clone();
         let supervisor = audit.clone();
-        let taking =
-            std::thread::spawn(move || supervisor.take_from(&ours, &subject("bot"), &handle));
+        let taking = std::thread::spawn(move || {
+            supervisor.take_from(&ours, &subject("bot"), &handle, |_| None)
+        });
         let worker = Audit::handing_over(theirs).unwrap();
         for _ in 0..3 {
             assert!(worker.offer(Record::new(

@@ -301,6 +301,17 @@ pub(super) fn load_sock_addr<I>(name: &str, code: &[I], attach_type: u32) -> io:
     Ok(unsafe { OwnedFd::from_raw_fd(program) })
 }
 
+/// Gives the kernel a program that does nothing, and takes it back, to see whether it may.
+pub(crate) fn load_nothing() -> io::Result<()> {
+    const CGROUP_INET4_CONNECT: u32 = 10;
+    // `r0 = 1; exit`.
+    let code = [
+        u64::from_ne_bytes([0xb7, 0, 0, 0, 1, 0, 0, 0]),
+        u64::from_ne_bytes([0x95, 0, 0, 0, 0, 0, 0, 0]),
+    ];
+    load_sock_addr("nothing", &code, CGROUP_INET4_CONNECT).map(drop)
+}
+
 /// Pins a link on a BPF file system (`BPF_OBJ_PIN`).
 pub(super) fn pin(link: &impl AsFd, path: &Path) -> io::Result<()> {
     const OBJ_PIN: c_int = 6;
