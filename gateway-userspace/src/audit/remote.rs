@@ -116,15 +116,15 @@ fn decode(
     }
     record.event = handed.event;
     record.phase = handed.phase;
-    record.source = match handed.source {
-        // The worker is not the kernel.
-        Source::Kernel => Source::Gateway,
-        other => other,
-    };
     record.rule = rule.transpose().map_err(malformed)?;
     record.hint = handed.hint;
     // The worker names a socket; who that is, the supervisor told it, and knows itself.
     record.process = handed.process.and_then(|process| known(process.cookie));
+    record.source = match handed.source {
+        // The worker is not the kernel, and says nothing for it unless the supervisor knows whom.
+        Source::Both if record.process.is_some() => Source::Both,
+        Source::Both | Source::Kernel | Source::Gateway => Source::Gateway,
+    };
     record.peer = handed.peer;
     record.original_destination = handed.original_destination;
     record.host = handed.host;

@@ -346,6 +346,51 @@ mod tests {
         }
     }
 
+    /// A listener on which no further connection is answered.
+    fn silent() -> (socket2::Socket, Vec<socket2::Socket>, SocketAddr) {
+        let stream = || socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+        let listener = stream().unwrap();
+        let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        listener.bind(&any.into()).unwrap();
+        listener.listen(0).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut waiting = Vec::new();
+        loop {
+            let one = stream().unwrap();
+            let full = one.connect_timeout(&address, Duration::from_millis(200));
+            if full.is_err() {
+                return (listener, waiting, address.as_socket().unwrap());
+            }
+            waiting.push(one);
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn so_many_connections_are_made_at_once_and_no_more() {
+        let (_listener, _waiting, address) = silent();
+        let none: SocketAddr = "127.0.0.1:1".parse().unwrap();
+        let rig = rig(address, none, none);
+        let ask = |id: usize| {
+            let request = Request {
+                id: 1_000_000 + u32::try_from(id).unwrap(),
+                purpose: Purpose::Upstream,
+                address,
+                patience: PATIENCE,
+            };
+            packet::send(&rig.raw, &request.encode(), &[], SendFlags::empty()).unwrap();
+        };
+        (1..IN_FLIGHT).for_each(ask);
+        let short = Duration::from_millis(50);
+        let last = rig.path.open(Purpose::Upstream, address, short).await;
+        assert_eq!(last.unwrap_err().raw_os_error(), Some(TIMEDOUT));
+        ask(IN_FLIGHT);
+        let refused = rig.path.open(Purpose::Upstream, address, PATIENCE).await;
+        assert_eq!(refused.unwrap_err().raw_os_error(), Some(AGAIN));
+    }
+
+    const TIMEDOUT: i32 = rustix::io::Errno::TIMEDOUT.raw_os_error();
+    const AGAIN: i32 = rustix::io::Errno::AGAIN.raw_os_error();
+
     #[test]
     fn requests_read_back() {
         for address in ["192.0.2.1:443", "[2001:db8::1]:65535"] {
