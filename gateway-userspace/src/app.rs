@@ -6,7 +6,7 @@ use std::{
     future::Future,
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -37,6 +37,7 @@ use crate::{
         failure::Failure,
         wire::reset_on_close,
     },
+    worker::DialPath,
 };
 
 /// Connections that wait to be accepted, per listener.
@@ -104,6 +105,8 @@ pub struct Context {
     pub assurance: Assurance,
     /// Resolves names.
     pub resolver: Resolver,
+    /// Who opens connections to upstreams: this process itself, or its supervisor.
+    pub dial: Option<DialPath>,
 }
 
 /// The gateway, as a name for its two steps: [`Gateway::bind`], then [`Bound::serve`].
@@ -243,6 +246,35 @@ impl Bound {
     #[must_use]
     pub fn counters(&self) -> Arc<Counters> {
         Arc::clone(&self.counters)
+    }
+
+    /// The sockets in order, TCP and UDP of each address in turn, for another process.
+    pub(crate) fn sockets(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.listeners
+            .iter()
+            .flat_map(|listener| [listener.tcp.as_fd(), listener.udp.as_fd()])
+    }
+
+    /// What another process bound, in the order of [`Self::sockets`].
+    ///
+    /// # Errors
+    /// When one of them is no socket of this kind.
+    pub(crate) fn received(sockets: Vec<OwnedFd>) -> io::Result<Self> {
+        let mut listeners = Vec::new();
+        let mut sockets = sockets.into_iter().map(Socket::from);
+        while let (Some(tcp), Some(udp)) = (sockets.next(), sockets.next()) {
+            let address = tcp.local_addr()?.as_socket();
+            listeners.push(Listener {
+                address: address.ok_or(io::ErrorKind::InvalidInput)?,
+                netns: netns_cookie(&tcp).unwrap_or(0),
+                tcp,
+                udp,
+            });
+        }
+        Ok(Self {
+            listeners,
+            counters: Arc::default(),
+        })
     }
 
     /// Serves until `drain` is cancelled and then lets connections finish, up to the drain limit;
@@ -427,10 +459,18 @@ fn admit(core: &Arc<Core>, stream: TcpStream, address: SocketAddr) {
     });
 }
 
+/// What stands in records for an agent that nobody knows.
+pub(crate) const NOBODY: &str = "unattributed";
+
+/// [`NOBODY`] as a name.
+pub(crate) fn nobody_id() -> AgentId {
+    AgentId::parse(NOBODY).expect("it fits the alphabet")
+}
+
 /// Stands in for a peer that nobody knows.
 pub(crate) fn nobody(address: SocketAddr) -> Peer {
     Peer {
-        agent: AgentId::parse("unattributed").expect("it fits the alphabet"),
+        agent: nobody_id(),
         address: PeerAddr(address),
         process: None,
         original: None,

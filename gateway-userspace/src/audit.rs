@@ -16,6 +16,7 @@ mod loss;
 mod memory;
 mod open_error;
 mod record;
+pub mod remote;
 mod session;
 mod sink;
 mod status;
@@ -26,7 +27,7 @@ mod tests;
 
 use std::{net::SocketAddr, sync::Arc};
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 pub use config::{AuditConfig, MAX_CAPACITY, SyncPolicy, Target};
 pub use default_path::{NoStateDirectory, default_path};
@@ -46,7 +47,7 @@ use crate::{
 };
 
 /// Who saw it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Source {
     /// The kernel half alone: a refused system call or packet.
@@ -58,7 +59,7 @@ pub enum Source {
 }
 
 /// What became of it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
     /// Policy allowed it and it was carried out, or tried.
@@ -70,7 +71,7 @@ pub enum Outcome {
 }
 
 /// At whose door a failure lies.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Blame {
     /// The agent sent something wrong, or went away.
@@ -84,7 +85,7 @@ pub enum Blame {
 }
 
 /// What was asked for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// CONNECT.
@@ -108,7 +109,7 @@ pub enum Kind {
 }
 
 /// Whether more will follow under the same event id.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
     /// A long-lived tunnel is open; its `end` will follow.

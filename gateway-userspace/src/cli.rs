@@ -21,7 +21,10 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
-use crate::launch::{canary::CanaryCommand, enter::EnterCommand};
+use crate::{
+    launch::{canary::CanaryCommand, enter::EnterCommand},
+    worker::inside::WorkerCommand,
+};
 
 /// The one way out for AI agents.
 #[derive(Debug, Parser)]
@@ -49,6 +52,9 @@ enum Command {
     /// What `run` and `doctor` send into a boundary.
     #[command(hide = true)]
     Canary(CanaryCommand),
+    /// What `run` and `attach` start to serve the agent.
+    #[command(hide = true)]
+    Worker(WorkerCommand),
 }
 
 /// Sluice failed, or refused.
@@ -67,7 +73,8 @@ impl Command {
             | Self::Doctor(_)
             | Self::Policy(_)
             | Self::Audit(_)
-            | Self::Canary(_) => FAILED,
+            | Self::Canary(_)
+            | Self::Worker(_) => FAILED,
         }
     }
 
@@ -83,6 +90,7 @@ impl Command {
             Self::Audit(command) => command.run(),
             Self::Enter(command) => Ok(command.run()),
             Self::Canary(command) => command.run(),
+            Self::Worker(command) => command.run(),
         }
     }
 }

@@ -5,12 +5,12 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::names::{AgentId, OrigDst, PeerAddr};
 
 /// How far the boundary holds for an agent.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Assurance {
     /// No kernel half: the agent is merely asked to use the gateway.
@@ -40,7 +40,8 @@ impl Assurance {
 }
 
 /// The process that opened a connection, as the kernel saw it.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Process {
     /// Process id in the initial pid namespace.
     pub pid: u32,
@@ -67,7 +68,7 @@ pub struct Process {
 }
 
 /// Where the path of an executable is from.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ExecutableSource {
     /// The file that was executed, by inode and device.
@@ -88,7 +89,7 @@ pub struct Executable {
 }
 
 /// A process that forked another.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Ancestor {
     /// Process id in the initial pid namespace.
     pub pid: u32,

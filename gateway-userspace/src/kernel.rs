@@ -26,6 +26,7 @@ mod processes;
 mod spec;
 mod unix;
 
+pub(crate) use abi::load_nothing;
 pub use abi::{bpf_is_refused, netns_cookie};
 pub use boundary::{
     AGENT_PROGRAMS, Boundary, BoundaryError, GATEWAY_PROGRAM, OPTIONAL_PROGRAMS, PROCESS_PROGRAMS,

@@ -21,3 +21,5 @@ pub mod supervise;
 pub mod terminal;
 pub mod user;
 mod view;
+
+pub(crate) use abi::{Attempt, attempt, inherited};

@@ -20,3 +20,4 @@ pub mod proxy;
 pub mod sanitize;
 pub mod serve;
 pub mod sessions;
+pub mod worker;

@@ -17,6 +17,7 @@ use crate::{
 
 mod address;
 mod decide;
+mod dialable;
 mod fault;
 mod hint;
 mod host_pattern;
@@ -70,6 +71,7 @@ struct Compiled {
     rules: Vec<Rule>,
     index: Index,
     warnings: PolicyErrors,
+    source: String,
 }
 
 impl Policy {
@@ -105,6 +107,12 @@ impl Policy {
     #[must_use]
     pub fn digest(&self) -> PolicyDigest {
         self.inner.digest
+    }
+
+    /// The text it was compiled from, for a process that compiles it again.
+    #[must_use]
+    pub fn source(&self) -> &str {
+        &self.inner.source
     }
 
     /// Whether refusals are carried out.

@@ -29,6 +29,7 @@ use tokio::{net::TcpStream, time::Instant};
 
 pub use admission::Counters;
 pub(crate) use authorize::authorize;
+pub(crate) use dial::dial_address;
 
 use self::{
     session::{Scope, Session},

@@ -3,22 +3,23 @@
 //! `sluice run` and `sluice attach` come to the same point by different ways; from here on they
 //! are the same.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use arc_swap::ArcSwap;
-use tokio::task::JoinHandle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    app::{Bound, Context},
+    app::Bound,
     audit::{Audit, Subject},
-    config::Limits,
-    dns::Resolver,
+    dns::resolver::SystemNames,
     identity::Assurance,
     kernel::{Boundary, Denials, KernelIdentity, Passages},
     ledger::Ledger,
     policy::Policy,
+    worker::{
+        identity::Identities,
+        keeper::{Keep, Keeper},
+    },
 };
 
 /// How often flows that never reached the gateway are forgotten.
@@ -42,22 +43,24 @@ pub struct Plan {
 pub struct Serving {
     drain: CancellationToken,
     tasks: TaskTracker,
-    gateway: JoinHandle<io::Result<()>>,
+    keeper: Keeper,
+    patience: Duration,
 }
 
 impl Serving {
-    /// Marks the gateway's sockets, which opens the one way out, and serves. Needs a runtime.
+    /// Starts the worker, marks the gateway's sockets, which opens the one way out, and keeps the
+    /// ledgers. Needs a runtime of several threads.
     ///
     /// # Errors
-    /// If the kernel half lacks something, or the system's resolvers cannot be read. The gateway's
-    /// sockets are closed then, and nothing leaves.
-    pub fn begin(boundary: &mut Boundary, bound: Bound, plan: Plan) -> anyhow::Result<Self> {
+    /// If the kernel half lacks something, the system's resolvers cannot be read, or the worker
+    /// cannot lock itself in. The gateway's sockets are closed then, and nothing leaves.
+    pub async fn begin(boundary: &mut Boundary, bound: Bound, plan: Plan) -> anyhow::Result<Self> {
         let Plan {
             policy,
             audit,
             assurance,
             within,
-            drain,
+            drain: patience,
         } = plan;
         let subject = Subject {
             agent: policy.agent().clone(),
@@ -72,7 +75,7 @@ impl Serving {
             boundary,
             Arc::clone(&ledger),
             audit.clone(),
-            subject,
+            subject.clone(),
             within.clone(),
         )?;
         let identify = Arc::new(KernelIdentity::new(boundary, agent, within, ledger)?);
@@ -80,42 +83,45 @@ impl Serving {
             .stream_sockets()
             .chain(bound.datagram_sockets())
             .try_for_each(|socket| boundary.mark_listener(&socket))?;
-
-        let limits = Limits {
-            drain_timeout: drain,
-            ..Limits::default()
-        };
-        let context = Context {
-            identify: Arc::clone(&identify) as _,
-            policy: Arc::new(ArcSwap::from_pointee(policy)),
+        let servers = SystemNames::read()
+            .context("reading the system's DNS configuration")?
+            .servers();
+        let keep = Keep {
+            policy,
             audit,
-            resolver: Resolver::system(limits.resolve_timeout)
-                .context("reading the system's DNS configuration")?,
-            limits,
-            assurance,
+            subject,
+            drain: patience,
+            identities: Arc::new(Identities::new(Arc::clone(&identify))),
+            servers,
         };
+        let keeper = Keeper::begin(keep, bound)
+            .await
+            .context("starting the gateway's worker")?;
         let drain = CancellationToken::new();
         let tasks = TaskTracker::new();
-        let gateway = tasks.spawn(bound.serve(Arc::new(context), drain.clone()));
         tasks.spawn(denials.run(drain.clone()));
         tasks.spawn(passages.run(drain.clone()));
         tasks.spawn(purge(identify, drain.clone()));
         Ok(Self {
             drain,
             tasks,
-            gateway,
+            keeper,
+            patience,
         })
     }
 
+    /// Waits until the gateway's workers have died once too often. Nothing leaves the agent then.
+    pub async fn lost(&self) {
+        self.keeper.lost().await;
+    }
+
     /// Takes no more connections, lets those that are open go on for a while, and ends.
-    ///
-    /// # Errors
-    /// If the gateway could not serve at all.
-    pub async fn end(self) -> io::Result<()> {
+    pub async fn end(self) {
+        // The kernel's side of the ledger is compared once the gateway's is complete.
+        self.keeper.end(self.patience).await;
         self.drain.cancel();
         self.tasks.close();
         self.tasks.wait().await;
-        self.gateway.await.map_err(io::Error::other)?
     }
 }
 

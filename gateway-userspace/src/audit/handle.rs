@@ -83,6 +83,29 @@ impl Audit {
         Self::start(opened, capacity, patience, sync)
     }
 
+    /// Hands every record to the supervisor at the other end of this socket.
+    ///
+    /// # Errors
+    /// [`OpenError::Thread`].
+    pub(crate) fn handing_over(socket: std::os::fd::OwnedFd) -> Result<Self, OpenError> {
+        let AuditConfig {
+            capacity,
+            patience,
+            sync,
+            ..
+        } = AuditConfig::new(Target::Stdout);
+        let opened = file::Opened::new(Sink::Supervisor(socket));
+        Self::start(opened, capacity, patience, sync)
+    }
+
+    /// Room for a record of the worker's, which counts its own refusals.
+    pub(super) async fn reserve_for_worker(&self) -> Result<Slot, AuditUnavailable> {
+        match self.try_reserve() {
+            Err(AuditUnavailable::Full { .. }) => self.wait_for_room().await,
+            other => other,
+        }
+    }
+
     fn start(
         opened: file::Opened,
         capacity: usize,

@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io::{self, Write as _},
-    os::fd::AsFd as _,
+    os::fd::{AsFd as _, OwnedFd},
 };
 
 use super::MemoryLog;
@@ -17,6 +17,8 @@ pub(super) enum Sink {
     Stream(File),
     /// Memory.
     Memory(MemoryLog),
+    /// The supervisor, which numbers and chains anew.
+    Supervisor(OwnedFd),
 }
 
 impl Sink {
@@ -33,6 +35,7 @@ impl Sink {
             let written = match self {
                 Self::File(file) | Self::Stream(file) => file.write(bytes),
                 Self::Memory(log) => log.write(bytes),
+                Self::Supervisor(socket) => super::remote::send_line(socket, bytes),
             };
             match written {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
@@ -46,7 +49,7 @@ impl Sink {
     pub(super) fn sync(&self) -> io::Result<()> {
         match self {
             Self::File(file) => file.sync_data(),
-            Self::Stream(_) | Self::Memory(_) => Ok(()),
+            Self::Stream(_) | Self::Memory(_) | Self::Supervisor(_) => Ok(()),
         }
     }
 }

@@ -155,7 +155,8 @@ impl AttachCommand {
                 within: site::within(&agent)?,
                 drain: DRAIN,
             },
-        )?;
+        )
+        .await?;
         announce(&session, closed.closed, survey.processes);
         let subject = Subject {
             agent: policy.agent().clone(),
@@ -163,17 +164,25 @@ impl AttachCommand {
             policy: policy.digest(),
         };
         let watch = Watch::new(&agent, boundary.pins().folder(), audit.clone(), subject)?;
+        let mut lost = false;
         let gone = tokio::select! {
             () = entry.keep_beating() => false,
             () = watch.until_gone() => true,
             stopped = stop() => { stopped?; false }
+            () = serving.lost() => {
+                lost = true;
+                false
+            }
         };
-        let served = serving.end().await;
+        serving.end().await;
         let summary = audit.close();
         if summary.lost > 0 {
             say::error(format_args!("{} audit records were lost", summary.lost));
         }
-        served.context("serving")?;
+        anyhow::ensure!(
+            !lost,
+            "the gateway's worker died too often; the agent stays shut in, and nothing leaves it"
+        );
         if gone {
             // Links to a cgroup that is gone hold nothing.
             boundary.lower()?;

@@ -87,6 +87,7 @@ async fn serve(bound: Bound, policy: Policy, audit: Audit) -> anyhow::Result<()>
         resolver: Resolver::system(limits.resolve_timeout)
             .context("reading the system's DNS configuration")?,
         policy: Arc::new(ArcSwap::from_pointee(policy)),
+        dial: None,
         audit,
         limits,
         assurance: Assurance::Cooperative,

@@ -2,7 +2,10 @@
 //!
 //! Decisions go to the audit stream, not here.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    sync::OnceLock,
+};
 
 use anyhow::Context as _;
 use tracing::Subscriber;
@@ -31,6 +34,15 @@ fn parse_filter(text: &str) -> Result<String, tracing_subscriber::filter::ParseE
     EnvFilter::try_new(text).map(|_| text.to_owned())
 }
 
+/// What this process logs, for those it starts.
+static FILTER: OnceLock<String> = OnceLock::new();
+
+/// The filter in force; none before there is one.
+#[must_use]
+pub fn filter() -> Option<&'static str> {
+    FILTER.get().map(String::as_str)
+}
+
 impl LogFlags {
     /// Starts logging for the whole process. `log` records, such as those of the kernel half
     /// (at debug level), arrive in `tracing` under their own targets.
@@ -39,6 +51,7 @@ impl LogFlags {
     /// When the process has a logger already.
     pub fn init(&self) -> anyhow::Result<()> {
         let filter = EnvFilter::try_new(&self.filter).context("parsing the log filter")?;
+        let _again = FILTER.set(self.filter.clone());
         // Sets up the bridge from `log` too, with the filter's level as its limit.
         subscriber(filter, io::stderr)
             .try_init()

@@ -4,26 +4,85 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
 use hickory_resolver::{
-    TokioResolver,
-    config::{NameServerConfig, ResolveHosts, ResolverConfig},
+    Hosts, TokioResolver,
+    config::{NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts},
+    lookup_ip::LookupIp,
     net::{NetError, runtime::TokioRuntimeProvider},
     proto::rr::Name,
+    system_conf::read_system_conf,
 };
 
 use crate::{
     names::{Host, HostName},
     policy::Policy,
+    worker::{DialPath, NameServers},
 };
 
 /// Resolves names.
 #[derive(Debug)]
 pub struct Resolver {
-    asking: Option<Box<TokioResolver>>,
+    asking: Option<Asking>,
     timeout: Duration,
+}
+
+/// By which way.
+#[derive(Debug)]
+enum Asking {
+    /// Sockets of this process.
+    Itself(Box<TokioResolver>),
+    /// Sockets that the supervisor hands over.
+    Handed(Box<hickory_resolver::Resolver<NameServers>>),
+}
+
+impl Asking {
+    async fn lookup_ip(&self, name: Name) -> Result<LookupIp, NetError> {
+        match self {
+            Self::Itself(resolver) => resolver.lookup_ip(name).await,
+            Self::Handed(resolver) => resolver.lookup_ip(name).await,
+        }
+    }
+}
+
+/// The system's configuration, read while this process may still read it.
+#[derive(Debug)]
+pub(crate) struct SystemNames {
+    config: ResolverConfig,
+    options: ResolverOpts,
+    hosts: Hosts,
+}
+
+impl SystemNames {
+    /// Reads it.
+    pub(crate) fn read() -> io::Result<Self> {
+        let (config, options) = read_system_conf().map_err(io::Error::other)?;
+        let hosts = match options.use_hosts_file {
+            ResolveHosts::Never => Hosts::default(),
+            ResolveHosts::Always | ResolveHosts::Auto => Hosts::from_system().unwrap_or_default(),
+        };
+        Ok(Self {
+            config,
+            options,
+            hosts,
+        })
+    }
+
+    /// The addresses of the name servers.
+    pub(crate) fn servers(&self) -> Vec<SocketAddr> {
+        let servers = self.config.name_servers.iter();
+        let mut addresses: Vec<_> = servers
+            .flat_map(|server| {
+                let ports = server.connections.iter().map(|connection| connection.port);
+                ports.map(|port| SocketAddr::new(server.ip, port))
+            })
+            .collect();
+        addresses.dedup();
+        addresses
+    }
 }
 
 /// Why a name has no addresses.
@@ -72,7 +131,30 @@ impl Resolver {
             .and_then(|builder| builder.build())
             .map_err(io::Error::other)?;
         Ok(Self {
-            asking: Some(Box::new(resolver)),
+            asking: Some(Asking::Itself(Box::new(resolver))),
+            timeout,
+        })
+    }
+
+    /// Asks the system's resolvers over what the supervisor hands out.
+    ///
+    /// # Errors
+    /// When the resolver cannot be made.
+    pub(crate) fn handed(
+        names: SystemNames,
+        path: DialPath,
+        timeout: Duration,
+    ) -> io::Result<Self> {
+        let provider = NameServers::new(path);
+        let builder = hickory_resolver::Resolver::builder_with_config(names.config, provider);
+        let mut options = names.options;
+        // It would be read now, which is too late.
+        options.use_hosts_file = ResolveHosts::Never;
+        let builder = builder.with_options(options);
+        let mut resolver = builder.build().map_err(io::Error::other)?;
+        resolver.set_hosts(Arc::new(names.hosts));
+        Ok(Self {
+            asking: Some(Asking::Handed(Box::new(resolver))),
             timeout,
         })
     }
@@ -91,7 +173,9 @@ impl Resolver {
         let mut builder = TokioResolver::builder_with_config(config, provider);
         builder.options_mut().use_hosts_file = ResolveHosts::Never;
         Ok(Self {
-            asking: Some(Box::new(builder.build().map_err(io::Error::other)?)),
+            asking: Some(Asking::Itself(Box::new(
+                builder.build().map_err(io::Error::other)?,
+            ))),
             timeout,
         })
     }

@@ -309,6 +309,17 @@ pub fn bpf_is_refused() -> bool {
     refused.and_then(|error| error.raw_os_error()) == Some(libc::EPERM)
 }
 
+/// Gives the kernel a program that does nothing, and takes it back, to see whether it may.
+pub(crate) fn load_nothing() -> io::Result<()> {
+    const CGROUP_INET4_CONNECT: u32 = 10;
+    // `r0 = 1; exit`.
+    let code = [
+        u64::from_ne_bytes([0xb7, 0, 0, 0, 1, 0, 0, 0]),
+        u64::from_ne_bytes([0x95, 0, 0, 0, 0, 0, 0, 0]),
+    ];
+    load_sock_addr("nothing", &code, CGROUP_INET4_CONNECT).map(drop)
+}
+
 /// Pins a link on a BPF file system (`BPF_OBJ_PIN`).
 pub(super) fn pin(link: &impl AsFd, path: &Path) -> io::Result<()> {
     const OBJ_PIN: c_int = 6;

@@ -2,6 +2,7 @@
 
 use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
+    os::fd::AsRawFd,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -78,6 +79,21 @@ impl KernelIdentity {
             .count()
     }
 
+    /// Who opened the accepted connection of this descriptor.
+    ///
+    /// # Errors
+    /// [`Unattributed`], as also for what is no accepted connection.
+    pub(crate) fn accepted(
+        &self,
+        connection: &impl AsRawFd,
+        peer: SocketAddr,
+    ) -> Result<Peer, Unattributed> {
+        let Wire(flow) = self.accepted.get(connection, 0).map_err(unattributed)?;
+        let key = PassageKey::connection(&flow);
+        self.ledger.served(key, &flow, Instant::now());
+        Ok(self.peer(&flow, peer))
+    }
+
     fn peer(&self, flow: &Flow, address: SocketAddr) -> Peer {
         Peer {
             agent: self.agent.clone(),
@@ -94,10 +110,7 @@ impl KernelIdentity {
 
 impl Identify for KernelIdentity {
     fn stream(&self, stream: &TcpStream, peer: SocketAddr) -> Result<Peer, Unattributed> {
-        let Wire(flow) = self.accepted.get(stream, 0).map_err(unattributed)?;
-        let key = PassageKey::connection(&flow);
-        self.ledger.served(key, &flow, Instant::now());
-        Ok(self.peer(&flow, peer))
+        self.accepted(stream, peer)
     }
 
     fn datagram(

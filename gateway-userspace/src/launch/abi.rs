@@ -84,9 +84,56 @@ pub(super) fn new_session_keyring() -> io::Result<()> {
 }
 
 /// Takes over a descriptor that this process was started with, by its number.
-pub(super) fn inherited(number: RawFd) -> io::Result<OwnedFd> {
+pub(crate) fn inherited(number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: borrowed for this one call, which fails on a number that is not open.
     rustix::io::fcntl_getfd(unsafe { BorrowedFd::borrow_raw(number) })?;
     // SAFETY: it is open, and this process was started with it for nobody else but the caller.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// What a worker that was taken over might try.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Attempt {
+    /// Stops this process to look into it.
+    Ptrace(u32),
+    /// Makes a ring of system calls.
+    IoUring,
+    /// Makes a process, which ends at once.
+    Fork,
+}
+
+/// Tries it, and undoes it where it succeeds.
+pub(crate) fn attempt(what: Attempt) -> io::Result<()> {
+    let result = match what {
+        Attempt::Ptrace(pid) => {
+            // SAFETY: attaches to or detaches from a process; no memory of this one is touched.
+            let call = |request| unsafe {
+                libc::ptrace(request, libc::c_long::from(pid), 0_usize, 0_usize)
+            };
+            let attached = call(libc::PTRACE_SEIZE);
+            let failed = io::Error::last_os_error();
+            let _not_stopped = call(libc::PTRACE_DETACH);
+            return if attached == -1 { Err(failed) } else { Ok(()) };
+        }
+        Attempt::IoUring => {
+            let mut parameters = [0_u8; 120];
+            // SAFETY: `struct io_uring_params` has 120 octets, which the kernel reads and writes.
+            unsafe { libc::syscall(libc::SYS_io_uring_setup, 1, parameters.as_mut_ptr()) }
+        }
+        Attempt::Fork => match fork()? {
+            // SAFETY: ends the copy at once, without running what this process left to be run.
+            Side::Child => unsafe { libc::_exit(0) },
+            Side::Parent(pid) => {
+                nix::sys::wait::waitpid(pid, None)?;
+                0
+            }
+        },
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if let Ok(descriptor @ 1..) = RawFd::try_from(result) {
+        drop(inherited(descriptor)?);
+    }
+    Ok(())
 }

@@ -107,6 +107,24 @@ impl AgentUser {
         Err(UserError::Unknown("an id without an account".to_owned()))
     }
 
+    /// An id without an account under which no process runs now.
+    ///
+    /// # Errors
+    /// If the processes or accounts cannot be read.
+    pub(crate) fn unused() -> Result<Uid, UserError> {
+        let used = uids_in_use();
+        let first = std::process::id();
+        let size = DYNAMIC.end() - DYNAMIC.start() + 1;
+        for step in 0..size {
+            let id = Uid::from_raw(DYNAMIC.start() + (first.wrapping_add(step) % size));
+            let account = User::from_uid(id).map_err(UserError::Database)?;
+            if account.is_none() && !used.contains(&id.as_raw()) {
+                return Ok(id);
+            }
+        }
+        Err(UserError::Unknown("an id that nobody uses".to_owned()))
+    }
+
     /// Environment that names this user; makes a private home below `scratch` where the user has
     /// none.
     ///
@@ -139,6 +157,19 @@ impl AgentUser {
             Err(source) => Err(UserError::Home { path, source }),
         }
     }
+}
+
+/// All ids, real, effective, saved and of the file system, of the processes that are there.
+fn uids_in_use() -> std::collections::HashSet<u32> {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes
+        .filter_map(|entry| fs::read_to_string(entry.path().join("status")).ok())
+        .flat_map(|status| {
+            let uids = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+            let uids = uids.unwrap_or_default().split_whitespace();
+            uids.filter_map(|uid| uid.parse().ok()).collect::<Vec<_>>()
+        })
+        .collect()
 }
 
 #[cfg(test)]

@@ -57,6 +57,7 @@ pub(super) fn bytes(name: &str, bytes: &[u8]) -> Result<Policy, PolicyErrors> {
     match compiled {
         Some(mut compiled) if !has_errors => {
             compiled.warnings = problems;
+            text.clone_into(&mut compiled.source);
             Ok(Policy {
                 agent: compiled.agent.clone(),
                 mode: compiled.mode,
@@ -149,5 +150,6 @@ fn compile(
         rules,
         index,
         warnings: Problems::default().finish("", ""),
+        source: String::new(),
     })
 }

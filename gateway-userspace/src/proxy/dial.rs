@@ -4,7 +4,10 @@ use std::{io, net::SocketAddr, time::Duration};
 
 use tokio::net::TcpStream;
 
-use crate::policy::Permit;
+use crate::{
+    policy::Permit,
+    worker::{DialPath, Purpose},
+};
 
 /// Most addresses of one name that are tried: what a name resolves to may be the agent's doing,
 /// and each takes its time.
@@ -41,18 +44,57 @@ pub(crate) enum DialError {
 /// # Errors
 /// [`DialError`] of the last address tried.
 pub(crate) async fn dial(
+    path: Option<&DialPath>,
     permit: &Permit,
     listening: &[SocketAddr],
     patience: Duration,
 ) -> Result<(TcpStream, SocketAddr), DialError> {
     let mut last = DialError::NoAddress;
     for &address in permit.addresses().iter().take(ADDRESSES_TRIED) {
-        match dial_one(address, listening, patience).await {
+        let dialled = match path {
+            None => dial_one(address, listening, patience).await,
+            Some(path) => ask_for(path, address, patience).await,
+        };
+        match dialled {
             Ok(stream) => return Ok((stream, address)),
             Err(error) => last = error,
         }
     }
     Err(last)
+}
+
+/// Asks the supervisor, which looks at the address again.
+async fn ask_for(
+    path: &DialPath,
+    address: SocketAddr,
+    patience: Duration,
+) -> Result<TcpStream, DialError> {
+    let failed = |source: io::Error| match source.kind() {
+        io::ErrorKind::TimedOut => DialError::TimedOut { address },
+        io::ErrorKind::ResourceBusy => DialError::Itself(address),
+        _ => DialError::Failed { address, source },
+    };
+    let opened = path.open(Purpose::Upstream, address, patience).await;
+    let stream = std::net::TcpStream::from(opened.map_err(failed)?);
+    TcpStream::from_std(stream).map_err(failed)
+}
+
+/// Connects for the worker.
+///
+/// # Errors
+/// As the system's; `ResourceBusy` stands for the gateway itself.
+pub(crate) async fn dial_address(
+    address: SocketAddr,
+    listening: &[SocketAddr],
+    patience: Duration,
+) -> io::Result<TcpStream> {
+    let dialled = dial_one(address, listening, patience).await;
+    dialled.map_err(|error| match error {
+        DialError::Itself(_) => rustix::io::Errno::BUSY.into(),
+        DialError::TimedOut { .. } => io::ErrorKind::TimedOut.into(),
+        DialError::Failed { source, .. } => source,
+        DialError::NoAddress => io::ErrorKind::AddrNotAvailable.into(),
+    })
 }
 
 async fn dial_one(

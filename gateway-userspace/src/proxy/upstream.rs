@@ -29,7 +29,13 @@ impl Upstream {
         port: u16,
     ) -> Result<Self, Failure> {
         let patience = core.context.limits.connect_timeout;
-        let (stream, address) = dial(permit, &core.listening, patience).await?;
+        let (stream, address) = dial(
+            core.context.dial.as_ref(),
+            permit,
+            &core.listening,
+            patience,
+        )
+        .await?;
         entry.dialled(address);
         Ok(Self {
             wire: Wire::new(stream),

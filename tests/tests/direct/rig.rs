@@ -149,6 +149,7 @@ impl Rig {
             limits,
             assurance: Assurance::Cooperative,
             resolver,
+            dial: None,
         };
         let serving = tokio::spawn(bound.serve(Arc::new(context), drain.clone()));
         Self {

@@ -104,7 +104,8 @@ async fn inside(
             within: site.agent_within()?,
             drain: DRAIN,
         },
-    )?;
+    )
+    .await?;
     announce(&plan);
 
     boundary.arm()?;
@@ -112,12 +113,13 @@ async fn inside(
     let status = tokio::select! {
         status = waiting.go() => status.context("waiting for the command"),
         () = chronicle.entry.keep_beating() => unreachable!("it beats for ever"),
+        () = serving.lost() => Err(anyhow::anyhow!(
+            "the gateway's worker died too often; the command was ended"
+        )),
     };
     // Whatever the command left behind ends with it, before the gateway does.
     let ended = site.end_agent();
-    if let Err(error) = serving.end().await {
-        say::error(format_args!("the gateway failed: {error}"));
-    }
+    serving.end().await;
     if let Err(error) = ended {
         tracing::warn!(%error, "ending what the command left behind");
     }
