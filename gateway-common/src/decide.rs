@@ -12,7 +12,7 @@ use crate::{
     endpoint::Endpoint,
     packet::{Header, TCP, UDP},
     reason::Reason,
-    unix::UNIX_ANY,
+    unix::{UNIX_ANY, UNIX_OWN},
     verdict::Verdict,
 };
 
@@ -79,7 +79,7 @@ pub const fn unix(config: &AgentConfig, mode: u32, named: bool) -> Verdict {
     if !config.is_configured() {
         return Verdict::Refuse(Reason::NotConfigured);
     }
-    if mode == UNIX_ANY || named {
+    if mode == UNIX_ANY || mode == UNIX_OWN || named {
         Verdict::Pass(Reason::UnixAllowed)
     } else {
         Verdict::Refuse(Reason::UnixSocket)

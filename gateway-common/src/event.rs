@@ -86,6 +86,10 @@ hooks! {
     LsmUnixSend = 27, "lsm_unix_may_send";
     /// LSM: opening a file.
     LsmFileOpen = 28, "lsm_file_open";
+    /// A process forked.
+    ProcessFork = 30, "process_fork";
+    /// LSM: mounting.
+    LsmMount = 31, "lsm_sb_mount";
 }
 
 /// Set in [`Event::flags`] when the refusal was recorded but not carried out.

@@ -22,6 +22,8 @@ pub const KIND_OBSERVED: u8 = 4;
 pub struct Task {
     /// Cgroup id of the task, which need not be the socket's.
     pub cgroup: u64,
+    /// [`crate::process::Member::since_ns`] of the process; 0 where nothing keeps account of it.
+    pub since_ns: u64,
     /// Process id in the initial pid namespace.
     pub tgid: u32,
     /// Thread id in the initial pid namespace.
@@ -38,6 +40,7 @@ impl Task {
     /// Nobody: a packet that the kernel sent on its own behalf.
     pub const NONE: Self = Self {
         cgroup: 0,
+        since_ns: 0,
         tgid: 0,
         pid: 0,
         uid: 0,

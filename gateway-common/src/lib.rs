@@ -13,6 +13,7 @@ pub mod event;
 pub mod flow;
 pub mod packet;
 pub mod passage;
+pub mod process;
 pub mod reason;
 pub mod unix;
 pub mod verdict;

@@ -115,6 +115,8 @@ reasons! {
     Mount = 61, "mount";
     /// Opening a file that moves processes between cgroups.
     CgroupWrite = 62, "cgroup_write";
+    /// More processes than account is kept of; the one that forked was killed.
+    ProcessTableFull = 63, "process_table_full";
 }
 
 /// One more than the highest code: the size of tables indexed by code.

@@ -12,6 +12,9 @@ pub const UNIX_NAME_MAX: usize = 107;
 pub const UNIX_NAMED: u32 = 1;
 /// Every unix socket may be reached.
 pub const UNIX_ANY: u32 = 2;
+/// The agent's own and those that are named: the cgroup's hooks let all pass, and the LSM programs
+/// decide. Never loaded where those do not hold.
+pub const UNIX_OWN: u32 = 3;
 
 /// Name of a unix socket as it lies in `sun_path`: a path, or, behind a NUL, an abstract name.
 #[repr(C)]

@@ -49,6 +49,7 @@ pub const fn errno(reason: Reason) -> i32 {
         | Reason::BpfCall
         | Reason::Mount
         | Reason::DescriptorReceived
+        | Reason::ProcessTableFull
         | Reason::LeftCgroup => EPERM,
         Reason::Gateway
         | Reason::DeclaredLoopback

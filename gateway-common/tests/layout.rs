@@ -13,6 +13,10 @@ use gateway_common::{
     event::{Event, Fold, Hook, NamedEvent},
     flow::{Flow, Task, Tuple},
     passage::Passage,
+    process::{
+        EXEC_NAME_MAX, KernelLayout, LEAVERS_RING_BYTES, Leaver, MEMBERS_MAX, Member,
+        PROCESSES_RING_BYTES, ProcessEvent,
+    },
     reason::Reason,
     unix::{UNIX_NAME_MAX, UNIX_NAMES_MAX, UnixConfig, UnixName},
 };
@@ -43,6 +47,10 @@ fn dump() -> String {
     writeln!(text, "tuples {TUPLES_MAX}").expect("a String takes it all");
     writeln!(text, "denials_ring_bytes {DENIALS_RING_BYTES}").expect("a String takes it all");
     writeln!(text, "passages_ring_bytes {PASSAGES_RING_BYTES}").expect("a String takes it all");
+    writeln!(text, "members {MEMBERS_MAX}").expect("a String takes it all");
+    writeln!(text, "processes_ring_bytes {PROCESSES_RING_BYTES}").expect("a String takes it all");
+    writeln!(text, "leavers_ring_bytes {LEAVERS_RING_BYTES}").expect("a String takes it all");
+    writeln!(text, "exec_name {EXEC_NAME_MAX}").expect("a String takes it all");
     writeln!(text, "loopback_ports {LOOPBACK_PORTS_MAX}").expect("a String takes it all");
     writeln!(text, "loopback_ports_size {}", size_of::<LoopbackPorts>())
         .expect("a String takes it all");
@@ -79,7 +87,84 @@ fn dump() -> String {
         text,
         Task,
         Task::new_zeroed(),
-        [cgroup, tgid, pid, uid, gid, comm]
+        [cgroup, since_ns, tgid, pid, uid, gid, comm]
+    );
+    layout!(
+        text,
+        Member,
+        Member::new_zeroed(),
+        [since_ns, started_ns, state, zero]
+    );
+    layout!(
+        text,
+        ProcessEvent,
+        ProcessEvent::new_zeroed(),
+        [
+            abi,
+            cpu,
+            sequence,
+            since_ns,
+            started_ns,
+            parent_since_ns,
+            inode,
+            device,
+            kind,
+            tgid,
+            parent_tgid,
+            name
+        ]
+    );
+    layout!(
+        text,
+        Leaver,
+        Leaver::new_zeroed(),
+        [abi, kind, started_ns, tgid, zero]
+    );
+    layout!(
+        text,
+        KernelLayout,
+        KernelLayout::new_zeroed(),
+        [
+            present,
+            level,
+            task_tgid,
+            task_pid,
+            task_comm,
+            task_start,
+            task_leader,
+            task_signal,
+            task_cgroups,
+            task_cred,
+            task_mm,
+            mm_exe,
+            signal_live,
+            cred_uid,
+            cred_gid,
+            css_cgroup,
+            cgroup_node,
+            cgroup_level,
+            cgroup_root,
+            cgroup_ancestors,
+            root_hierarchy,
+            node_id,
+            binprm_file,
+            binprm_name,
+            file_inode,
+            file_mode,
+            inode_number,
+            inode_super,
+            inode_mode,
+            super_device,
+            super_magic,
+            file_private,
+            socket_sock,
+            sock_cgroup,
+            sock_family,
+            unix_address,
+            address_length,
+            address_name,
+            unix_by_lsm
+        ]
     );
     layout!(
         text,

@@ -9,8 +9,9 @@ use aya_ebpf::{
     bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
     btf_maps::SkStorage,
     helpers::{
-        bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_current_pid_tgid,
-        bpf_get_current_uid_gid, bpf_set_retval, bpf_sk_storage_get, bpf_skb_load_bytes,
+        bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_current_comm,
+        bpf_get_current_pid_tgid, bpf_get_current_uid_gid, bpf_send_signal, bpf_set_retval,
+        bpf_sk_storage_get, bpf_skb_load_bytes,
         generated::{bpf_probe_read_kernel, bpf_probe_read_kernel_str},
     },
     programs::{DeviceContext, SkBuffContext, SockAddrContext, SockOpsContext, SockoptContext},
@@ -22,6 +23,8 @@ use gateway_common::{
     unix::{UnixConfig, UnixName},
 };
 use zerocopy::FromBytes;
+
+use crate::maps;
 
 /// Reads one field of a context.
 macro_rules! read {
@@ -55,6 +58,7 @@ pub(crate) fn current_task() -> Task {
         let comm = bpf_get_current_comm().unwrap_or([0; 16]);
         Task {
             cgroup: bpf_get_current_cgroup_id(),
+            since_ns: maps::since((pid_tgid >> 32) as u32),
             tgid: (pid_tgid >> 32) as u32,
             pid: pid_tgid as u32,
             uid: uid_gid as u32,
@@ -62,6 +66,64 @@ pub(crate) fn current_task() -> Task {
             comm,
         }
     }
+}
+
+/// Process id of the current task.
+#[inline(always)]
+pub(crate) fn current_tgid() -> u32 {
+    (bpf_get_current_pid_tgid() >> 32) as u32
+}
+
+/// Whether the current task is in this cgroup, which lies this deep, or below it.
+#[inline(always)]
+pub(crate) fn current_within(cgroup: u64, level: u32) -> bool {
+    // SAFETY: the helper takes a plain number, and answers 0 where the task is not that deep.
+    unsafe { bpf_get_current_ancestor_cgroup_id(level as i32) == cgroup }
+}
+
+/// Kills the process of the current task before it returns to user space. Answers whether the
+/// kernel took the order.
+#[inline(always)]
+pub(crate) fn kill_current() -> bool {
+    const SIGKILL: u32 = 9;
+    // SAFETY: the helper takes a plain number.
+    unsafe { bpf_send_signal(SIGKILL) == 0 }
+}
+
+/// Reads from kernel memory, `offset` bytes behind `base`.
+#[inline(always)]
+pub(crate) fn kernel_memory<T: FromBytes>(base: u64, offset: u32) -> Option<T> {
+    let mut value = MaybeUninit::<T>::uninit();
+    // SAFETY: the helper writes as many bytes as T has, or fails, as on an address that cannot be
+    // read; any bytes are a T.
+    unsafe {
+        let failed = bpf_probe_read_kernel(
+            value.as_mut_ptr().cast(),
+            size_of::<T>() as u32,
+            kernel_address(base + u64::from(offset)),
+        );
+        if failed == 0 {
+            Some(value.assume_init())
+        } else {
+            None
+        }
+    }
+}
+
+/// Copies a string of the kernel's, cut to `N` bytes with its NUL. Answers whether it is there.
+///
+/// # Safety
+/// `to` is writable memory of the program, such as a reserved entry of a ring.
+#[inline(always)]
+pub(crate) unsafe fn kernel_string<const N: usize>(address: u64, to: *mut [u8; N]) -> bool {
+    // SAFETY: the helper writes at most N bytes, and fails on an address that cannot be read.
+    unsafe { bpf_probe_read_kernel_str(to.cast(), N as u32, kernel_address(address)) >= 0 }
+}
+
+/// An address of the kernel's, for a helper that reads it.
+#[inline(always)]
+const fn kernel_address(address: u64) -> *const c_void {
+    ptr::with_exposed_provenance(address as usize)
 }
 
 /// The value that a socket's storage holds, if any.
@@ -340,7 +402,7 @@ const SUN_PATH_SIZE: u32 = 108;
 /// `bpf_sock_addr_kern`, which is read where the kernel's type information says.
 #[inline(always)]
 pub(crate) fn unix_name(ctx: &SockAddrContext, unix: &UnixConfig) -> UnixName {
-    let mut name = UnixName::NONE;
+    let name = UnixName::NONE;
     if unix.address_offset == 0 {
         return name;
     }
@@ -357,13 +419,27 @@ pub(crate) fn unix_name(ctx: &SockAddrContext, unix: &UnixConfig) -> UnixName {
                 4,
                 kernel.add(unix.length_offset as usize).cast(),
             );
-        if failed != 0 || length <= SUN_PATH || length > SUN_PATH + SUN_PATH_SIZE {
+        if failed != 0 {
             return name;
         }
-        let size = masked(length - SUN_PATH);
-        let path = (address + u64::from(SUN_PATH)) as *const c_void;
-        let into: *mut c_void = (&raw mut name.bytes).cast();
-        let mut first: u8 = 0;
+        name_at(address, length)
+    }
+}
+
+/// The name in a `sockaddr_un` of the kernel's, which is `length` bytes long.
+#[inline(always)]
+pub(crate) fn name_at(address: u64, length: u32) -> UnixName {
+    let mut name = UnixName::NONE;
+    if length <= SUN_PATH || length > SUN_PATH + SUN_PATH_SIZE {
+        return name;
+    }
+    let size = masked(length - SUN_PATH);
+    let path = kernel_address(address + u64::from(SUN_PATH));
+    let into: *mut c_void = (&raw mut name.bytes).cast();
+    let mut first: u8 = 0;
+    // SAFETY: the helpers read any kernel address, or fail, and write as many bytes as they are
+    // told: `name` has room for all of `sun_path`.
+    unsafe {
         if bpf_probe_read_kernel((&raw mut first).cast(), 1, path) != 0 {
             return name;
         }

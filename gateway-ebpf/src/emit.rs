@@ -12,12 +12,16 @@ use gateway_common::{
     event::{Event, FLAG_OBSERVED, Hook, NamedEvent},
     flow::{Flow, Task},
     passage::Passage,
+    process::{Leaver, Member, ProcessEvent},
     reason::Reason,
     unix::UnixName,
 };
 
 use crate::ctx;
-use crate::maps::{DENIALS, FOLDS, PASSAGE_SEQUENCE, PASSAGES, SEQUENCE};
+use crate::maps::{
+    DENIALS, FOLDS, LEAVERS, PASSAGE_SEQUENCE, PASSAGES, PROCESS_SEQUENCE, PROCESSES, SEQUENCE,
+    kernel,
+};
 
 /// What a hook knows of a refusal.
 pub(crate) struct Facts {
@@ -182,4 +186,66 @@ pub(crate) fn passage(flow: &Flow, token: u16) -> bool {
     }
     entry.submit(0);
     true
+}
+
+/// Has user space kill a process, or all of the agent. What finds no room here stands in
+/// `MEMBERS`.
+#[inline(always)]
+pub(crate) fn order(kind: u32, tgid: u32, member: &Member) {
+    let Some(mut entry) = LEAVERS.reserve(0) else {
+        return;
+    };
+    entry.write(Leaver {
+        abi: ABI_VERSION,
+        kind,
+        started_ns: member.started_ns,
+        tgid,
+        zero: 0,
+    });
+    entry.submit(0);
+}
+
+/// Tells user space what became of a process.
+#[inline(always)]
+pub(crate) fn process(
+    kind: u32,
+    tgid: u32,
+    member: &Member,
+    parent: (u32, u64),
+    file: u64,
+    name: u64,
+) {
+    let Some(sequence) = PROCESS_SEQUENCE.get_ptr_mut(0) else {
+        return;
+    };
+    // SAFETY: the slot belongs to this CPU and outlives the program. It counts up whether or not
+    // the ring has room, so a gap is the loss.
+    let sequence = unsafe { ctx::count_up(sequence) };
+    let Some(mut entry) = PROCESSES.reserve(0) else {
+        return;
+    };
+    let inode: u64 = ctx::kernel_memory(file, kernel!(file_inode)).unwrap_or(0);
+    let filesystem: u64 = ctx::kernel_memory(inode, kernel!(inode_super)).unwrap_or(0);
+    let number: u64 = ctx::kernel_memory(inode, kernel!(inode_number)).unwrap_or(0);
+    let device: u32 = ctx::kernel_memory(filesystem, kernel!(super_device)).unwrap_or(0);
+    let event: *mut ProcessEvent = entry.as_mut_ptr();
+    // SAFETY: the entry has room for the whole event, field by field; what is not written of the
+    // name comes behind its NUL.
+    unsafe {
+        (*event).abi = ABI_VERSION;
+        (*event).cpu = bpf_get_smp_processor_id();
+        (*event).sequence = sequence;
+        (*event).since_ns = member.since_ns;
+        (*event).started_ns = member.started_ns;
+        (*event).parent_since_ns = parent.1;
+        (*event).inode = number;
+        (*event).device = device;
+        (*event).kind = kind;
+        (*event).tgid = tgid;
+        (*event).parent_tgid = parent.0;
+        if name == 0 || !ctx::kernel_string(name, &raw mut (*event).name) {
+            (*event).name[0] = 0;
+        }
+    }
+    entry.submit(0);
 }

@@ -14,17 +14,23 @@ mod ctx;
 mod devices;
 mod emit;
 mod gateway;
+mod lsm;
 mod maps;
 mod names;
 mod own;
 mod packets;
+mod processes;
 mod sockets;
 mod unix;
 
 use aya_ebpf::{
-    macros::{cgroup_device, cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, sock_ops},
+    macros::{
+        cgroup_device, cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, lsm_cgroup,
+        raw_tracepoint, sock_ops,
+    },
     programs::{
-        DeviceContext, SkBuffContext, SockAddrContext, SockContext, SockOpsContext, SockoptContext,
+        DeviceContext, LsmContext, RawTracePointContext, SkBuffContext, SockAddrContext,
+        SockContext, SockOpsContext, SockoptContext,
     },
 };
 use gateway_common::event::Hook;
@@ -142,6 +148,84 @@ pub fn agent_ops(ctx: SockOpsContext) -> u32 {
 #[sock_ops]
 pub fn gateway_ops(ctx: SockOpsContext) -> u32 {
     attribution::gateway(&ctx)
+}
+
+/// A task executed a program: `sched_process_exec(task, old_pid, binprm)`.
+#[raw_tracepoint(tracepoint = "sched_process_exec")]
+pub fn process_exec(ctx: RawTracePointContext) -> i32 {
+    processes::exec(&ctx)
+}
+
+/// A task made another: `sched_process_fork(parent, child)`.
+#[raw_tracepoint(tracepoint = "sched_process_fork")]
+pub fn process_fork(ctx: RawTracePointContext) -> i32 {
+    processes::fork(&ctx)
+}
+
+/// A task ends: `sched_process_exit(task)`.
+#[raw_tracepoint(tracepoint = "sched_process_exit")]
+pub fn process_exit(ctx: RawTracePointContext) -> i32 {
+    processes::exit(&ctx)
+}
+
+/// A task was moved: `cgroup_attach_task(destination, path, task, threadgroup)`.
+#[raw_tracepoint(tracepoint = "cgroup_attach_task")]
+pub fn process_move(ctx: RawTracePointContext) -> i32 {
+    processes::moved(&ctx)
+}
+
+/// LSM hook `socket_create`.
+#[lsm_cgroup(hook = "socket_create")]
+pub fn lsm_socket_create(ctx: LsmContext) -> i32 {
+    lsm::socket_create(&ctx)
+}
+
+/// LSM hook `file_receive`.
+#[lsm_cgroup(hook = "file_receive")]
+pub fn lsm_file_receive(ctx: LsmContext) -> i32 {
+    lsm::file_receive(&ctx)
+}
+
+/// LSM hook `ptrace_access_check`.
+#[lsm_cgroup(hook = "ptrace_access_check")]
+pub fn lsm_ptrace_access_check(ctx: LsmContext) -> i32 {
+    lsm::ptrace_access_check(&ctx)
+}
+
+/// LSM hook `bpf`.
+#[lsm_cgroup(hook = "bpf")]
+pub fn lsm_bpf(ctx: LsmContext) -> i32 {
+    lsm::bpf(&ctx)
+}
+
+/// LSM hook `sb_mount`.
+#[lsm_cgroup(hook = "sb_mount")]
+pub fn lsm_sb_mount(ctx: LsmContext) -> i32 {
+    lsm::mount(&ctx, Hook::LsmMount)
+}
+
+/// LSM hook `sb_umount`.
+#[lsm_cgroup(hook = "sb_umount")]
+pub fn lsm_sb_umount(ctx: LsmContext) -> i32 {
+    lsm::mount(&ctx, Hook::LsmUmount)
+}
+
+/// LSM hook `unix_stream_connect`.
+#[lsm_cgroup(hook = "unix_stream_connect")]
+pub fn lsm_unix_stream_connect(ctx: LsmContext) -> i32 {
+    lsm::unix_stream_connect(&ctx)
+}
+
+/// LSM hook `unix_may_send`.
+#[lsm_cgroup(hook = "unix_may_send")]
+pub fn lsm_unix_may_send(ctx: LsmContext) -> i32 {
+    lsm::unix_may_send(&ctx)
+}
+
+/// LSM hook `file_open`.
+#[lsm_cgroup(hook = "file_open")]
+pub fn lsm_file_open(ctx: LsmContext) -> i32 {
+    lsm::file_open(&ctx)
 }
 
 #[cfg(not(test))]

@@ -4,7 +4,7 @@
 
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
-    btf_maps::{HashMap, PerCpuArray, RingBuf, SkStorage},
+    btf_maps::{Array, HashMap, PerCpuArray, RingBuf, SkStorage},
     macros::btf_map,
 };
 use gateway_common::{
@@ -16,6 +16,10 @@ use gateway_common::{
     event::{Event, Fold},
     flow::{Flow, Task, Tuple},
     passage::Passage,
+    process::{
+        KernelLayout, LEAVERS_RING_BYTES, Leaver, MEMBER_LEFT, MEMBERS_MAX, Member,
+        PROCESSES_RING_BYTES, ProcessEvent,
+    },
     reason::REASON_SLOTS,
     unix::{UNIX_NAMES_MAX, UnixConfig, UnixName},
 };
@@ -27,6 +31,34 @@ static AGENT: AgentConfig = AgentConfig::SHUT;
 /// Declared local ports of this agent. Written by the loader likewise.
 #[unsafe(no_mangle)]
 static LOOPBACK: LoopbackPorts = [0; LOOPBACK_WORDS];
+
+/// Where the kernel keeps what the tracepoints and LSM programs read. Written by the loader
+/// likewise.
+#[unsafe(no_mangle)]
+pub(crate) static KERNEL: KernelLayout = KernelLayout::UNKNOWN;
+
+/// Processes of the agent by process id, until their last thread ends. Written by the
+/// tracepoints, read by every hook that names a task, and by the daemon.
+#[btf_map]
+pub(crate) static MEMBERS: HashMap<
+    u32,
+    Member,
+    { MEMBERS_MAX as usize },
+    { BPF_F_NO_PREALLOC as usize },
+> = HashMap::new();
+
+/// What becomes of the agent's processes. Written by the tracepoints, read by the daemon.
+#[btf_map]
+pub(crate) static PROCESSES: RingBuf<ProcessEvent, { PROCESSES_RING_BYTES as usize }> =
+    RingBuf::new();
+
+/// Last sequence number used in `PROCESSES`. Counted up by the tracepoints.
+#[btf_map]
+pub(crate) static PROCESS_SEQUENCE: PerCpuArray<u64, 1> = PerCpuArray::new();
+
+/// Whom the daemon has to kill. Written by the tracepoints, read by the daemon.
+#[btf_map]
+pub(crate) static LEAVERS: RingBuf<Leaver, { LEAVERS_RING_BYTES as usize }> = RingBuf::new();
 
 /// Unix sockets that this agent may reach. Written by the loader likewise.
 #[unsafe(no_mangle)]
@@ -47,6 +79,11 @@ pub(crate) static UNIX_NAMES: HashMap<
 #[btf_map]
 pub(crate) static DEVICES: HashMap<Device, u32, DEVICES_MAX, { BPF_F_NO_PREALLOC as usize }> =
     HashMap::new();
+
+/// 1 once the agent's command is about to start. Written by the daemon, read by the LSM programs
+/// on mounts.
+#[btf_map]
+pub(crate) static ARMED: Array<u32, 1> = Array::new();
 
 /// Flow of an agent's socket. Written by connect and sendmsg, read by all later hooks.
 #[btf_map]
@@ -118,6 +155,37 @@ pub(crate) fn agent() -> AgentConfig {
     unsafe { core::ptr::read_volatile(&raw const AGENT) }
 }
 
+/// One field of [`KERNEL`]; the verifier folds it.
+macro_rules! kernel {
+    ($field:ident) => {{
+        // SAFETY: the static is valid and aligned; volatile as in `agent`.
+        unsafe { core::ptr::read_volatile(&raw const $crate::maps::KERNEL.$field) }
+    }};
+}
+pub(crate) use kernel;
+
+/// What is known of a process; none if it is none of the agent's.
+#[inline(always)]
+pub(crate) fn member(tgid: u32) -> Option<Member> {
+    // SAFETY: a value may change while it is copied, field by field, each of them whole.
+    unsafe { MEMBERS.get(tgid).copied() }
+}
+
+/// Since when a process is what it is; 0 if it is none of the agent's.
+#[inline(always)]
+pub(crate) fn since(tgid: u32) -> u64 {
+    member(tgid).map_or(0, |member| member.since_ns)
+}
+
+/// Marks a process of the agent as one that left.
+#[inline(always)]
+pub(crate) fn mark_left(tgid: u32) {
+    if let Some(member) = MEMBERS.get_ptr_mut(tgid) {
+        // SAFETY: the entry is there while this program runs; the field is written whole.
+        unsafe { (&raw mut (*member).state).write_volatile(MEMBER_LEFT) }
+    }
+}
+
 /// Whether policy declares this local port for the agent.
 #[inline(always)]
 pub(crate) fn declares(config: &AgentConfig, port: u16) -> bool {
@@ -141,6 +209,12 @@ pub(crate) fn unix() -> UnixConfig {
 pub(crate) fn names(unix: &UnixConfig, name: &UnixName) -> bool {
     // SAFETY: nobody writes the map once the programs are attached.
     unix.has_names != 0 && name.length != 0 && unsafe { UNIX_NAMES.get(name) }.is_some()
+}
+
+/// Whether the agent's command is about to start, or runs.
+#[inline(always)]
+pub(crate) fn is_armed() -> bool {
+    ARMED.get(0).is_some_and(|armed| *armed != 0)
 }
 
 /// Whether policy names this device for the agent.

@@ -34,7 +34,9 @@ pub use handle::{Audit, Slot};
 pub use line::{GENESIS, MAX_LINE};
 pub use memory::MemoryLog;
 pub use open_error::{NotAudit, OpenError};
-pub use record::{COMM_MAX, EXE_MAX, HINT_MAX, HOST_MAX, METHOD_MAX, PATH_MAX, Subject};
+pub use record::{
+    ANCESTOR_EXE_MAX, COMM_MAX, EXE_MAX, HINT_MAX, HOST_MAX, METHOD_MAX, PATH_MAX, Subject,
+};
 pub use status::{AuditUnavailable, Summary};
 
 use crate::{

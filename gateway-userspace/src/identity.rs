@@ -51,12 +51,53 @@ pub struct Process {
     pub uid: u32,
     /// Command name; the agent chooses it.
     pub comm: String,
-    /// Path of the executable; none where it could not be read any more.
+    /// Path of the executable; none where it is not known.
     pub exe: Option<String>,
+    /// Where that path is from.
+    pub exe_source: Option<ExecutableSource>,
+    /// Names what ran there, from one exec or fork to the next; no other has the same, not after
+    /// another boot either. None where the kernel half keeps no account of processes.
+    pub exec_id: Option<String>,
+    /// Who forked it, who forked that one, and so on, within the agent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parents: Vec<Ancestor>,
     /// Cgroup id.
     pub cgroup: u64,
     /// Socket cookie.
     pub cookie: u64,
+}
+
+/// Where the path of an executable is from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ExecutableSource {
+    /// The file that was executed, by inode and device.
+    File,
+    /// The name that was given to `execve(2)`: it may be relative, a link or a script.
+    Execve,
+    /// What `/proc` showed some time after the call.
+    Later,
+}
+
+/// What a process ran.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Executable {
+    /// Its path.
+    pub path: String,
+    /// Where that is from.
+    pub source: ExecutableSource,
+}
+
+/// A process that forked another.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ancestor {
+    /// Process id in the initial pid namespace.
+    pub pid: u32,
+    /// As in [`Process::exec_id`].
+    pub exec_id: String,
+    /// Path of what it ran when it forked; none where it is not known.
+    pub exe: Option<String>,
 }
 
 /// The other end of an accepted connection or of a DNS question.

@@ -15,21 +15,28 @@ mod devices;
 mod exe;
 mod flows;
 mod held;
+mod layout;
+mod leavers;
 mod logs;
+mod lsm;
 mod object;
 mod passages;
 pub mod probe;
+mod processes;
 mod spec;
 mod unix;
 
 pub(crate) use abi::load_nothing;
-pub use abi::netns_cookie;
-pub use boundary::{AGENT_PROGRAMS, Boundary, BoundaryError, GATEWAY_PROGRAM, OPTIONAL_PROGRAMS};
+pub use abi::{bpf_is_refused, netns_cookie};
+pub use boundary::{
+    AGENT_PROGRAMS, Boundary, BoundaryError, GATEWAY_PROGRAM, OPTIONAL_PROGRAMS, PROCESS_PROGRAMS,
+};
 pub use denials::{Denials, NSCD};
 pub use devices::DeviceError;
 pub use flows::KernelIdentity;
 pub use held::KernelHeld;
 pub use logs::forward_logs;
+pub use lsm::LSM_PROGRAMS;
 pub use passages::Passages;
 pub use spec::AgentSpec;
 pub use unix::{UnixPathError, check_paths as check_unix_paths};

@@ -1,6 +1,7 @@
 //! Where cgroups are, looked up and never assumed.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
 };
@@ -52,4 +53,27 @@ pub fn is_empty(cgroup: &Path) -> Result<bool> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
         Err(error) => Err(error).context("reading cgroup.events"),
     }
+}
+
+/// The processes in a cgroup: the number that each knows itself by, and the one that it has out
+/// here.
+///
+/// # Errors
+/// If the cgroup is gone.
+pub fn processes(cgroup: &Path) -> Result<BTreeMap<u32, u32>> {
+    let members = fs::read_to_string(cgroup.join("cgroup.procs"))?;
+    let inside = |outside: u32| {
+        // One that has ended in between has no number any more.
+        let status = fs::read_to_string(format!("/proc/{outside}/status")).ok()?;
+        let numbers = status
+            .lines()
+            .find_map(|line| line.strip_prefix("NSpid:"))?;
+        numbers.split_whitespace().last()?.parse().ok()
+    };
+    let mut processes = BTreeMap::new();
+    for line in members.lines() {
+        let outside = line.parse()?;
+        processes.extend(inside(outside).map(|inside: u32| (inside, outside)));
+    }
+    Ok(processes)
 }

@@ -19,6 +19,8 @@ pub enum Oracle {
     Caller,
     /// With the process outside that was to be ended.
     Mortal,
+    /// In the audit log.
+    Audit,
 }
 
 /// What a boundary does.
@@ -59,6 +61,8 @@ pub struct Row {
     pub attached: Option<Expected>,
     /// The launcher's controls that stand in the way.
     pub by: &'static [&'static str],
+    /// How the names of threads begin by which the kernel acts for the caller.
+    pub thread: Option<&'static str>,
 }
 
 /// Where an attempt stands.
@@ -101,6 +105,7 @@ impl Row {
             rooted: None,
             attached: None,
             by: &[],
+            thread: None,
         }
     }
 
@@ -152,6 +157,12 @@ impl Row {
         self
     }
 
+    /// Carried out by a thread of the kernel's with a name of its own.
+    const fn by_thread(mut self, thread: &'static str) -> Self {
+        self.thread = Some(thread);
+        self
+    }
+
     /// Without a control, and why.
     const fn uncontrolled(mut self, why: &'static str) -> Self {
         self.uncontrolled = Some(why);
@@ -169,8 +180,28 @@ const fn fails(errno: i32) -> Expected {
     }
 }
 
-/// Ended, with this record.
-const fn killed(hook: &'static str, reason: &'static str) -> Expected {
+/// Goes well, as far as the caller can tell, and nothing comes of it.
+const fn passes() -> Expected {
+    Expected {
+        errno: None,
+        record: None,
+        signal: None,
+        open: None,
+    }
+}
+
+/// Ended by the kernel, without a record.
+const fn killed(signal: i32) -> Expected {
+    Expected {
+        errno: None,
+        record: None,
+        signal: Some(signal),
+        open: None,
+    }
+}
+
+/// Ended on its way out, with this record.
+const fn left(hook: &'static str, reason: &'static str) -> Expected {
     Expected {
         errno: None,
         record: Some(("direct", Some(hook), reason)),
@@ -251,6 +282,13 @@ pub fn brief(record: &Record) -> String {
 /// Whether this record is the one; where none is expected, none is.
 #[must_use]
 pub fn is_record(record: &Record, expected: &Expected, port: u16) -> bool {
+    let command = format!("v{port}");
+    is_record_of(record, expected, |name| name == command)
+}
+
+/// The same where the caller has another name: a thread of the kernel's that acts for it.
+#[must_use]
+pub fn is_record_of(record: &Record, expected: &Expected, of: impl Fn(&str) -> bool) -> bool {
     let Some((kind, method, reason)) = expected.record else {
         return false;
     };
@@ -260,7 +298,7 @@ pub fn is_record(record: &Record, expected: &Expected, port: u16) -> bool {
         && method.is_none_or(|method| field("method") == Some(method))
         && field("reason") == Some(reason)
         && field("outcome") == Some("deny")
-        && command == Some(format!("v{port}").as_str())
+        && command.is_some_and(of)
 }
 
 /// The table.

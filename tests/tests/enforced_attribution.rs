@@ -1,11 +1,18 @@
 //! Each connection and each question is put down to the process that made it, however many there
-//! are at once. Each process says who it is in what it asks for.
+//! are at once. Each process says who it is in what it asks for, by the number it knows itself by;
+//! records have the number that it has outside, which is looked up while it waits.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::OsString,
+    process::Stdio,
+};
 
 use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
 use sluice_tests::{
-    agent::{Agent, field, without_proxy},
+    agent::{Agent, Finished, field, without_proxy},
+    cgroup::processes,
     needs, needs_root,
     origin::{ALLOWED, Origin, rules},
     skip::{self, PYTHON},
@@ -38,6 +45,8 @@ for _ in range(processes):
                 os._exit(1)
             one.close()
         os._exit(0)
+print("ready", flush=True)
+sys.stdin.readline()
 os.close(opener)
 failed = sum(os.wait()[1] != 0 for _ in range(processes))
 print("failed", failed)
@@ -55,6 +64,27 @@ fn a_thousand_connections_to_the_proxy() -> Result<()> {
     thousand_connections("deny", &["127.0.0.1", "0"], &["absolute"])
 }
 
+/// Runs the crowd, and answers with what each member's number is outside.
+fn run(agent: Agent<'_>, words: Vec<OsString>) -> Result<(Finished, BTreeMap<u32, u32>)> {
+    let agent = agent.prepare(|command| {
+        command.stdin(Stdio::piped());
+    });
+    let mut running = agent.spawn(words)?;
+    running.wait_for_output("ready\n")?;
+    let outside = processes(&running.cgroup()?)?;
+    running.say("go")?;
+    let finished = running.finish()?;
+    ensure!(finished.status == 0, "{}", finished.err());
+    ensure!(finished.out() == "ready\nfailed 0\n", "{}", finished.out());
+    Ok((finished, outside))
+}
+
+/// Whether a record has the number outside of the process that said this number.
+fn is_of(record: &Value, said: &str, outside: &BTreeMap<u32, u32>) -> Result<bool> {
+    let outside = outside.get(&said.parse()?).context("it was there before")?;
+    Ok(field(record, "process.pid") == outside.to_string())
+}
+
 fn thousand_connections(direct: &str, to: &[&str], more: &[&str]) -> Result<()> {
     let nginx = needs!(skip::program("nginx"));
     let world = World::new()?;
@@ -68,9 +98,8 @@ fn thousand_connections(direct: &str, to: &[&str], more: &[&str]) -> Result<()> 
     words.extend(to);
     words.extend([processes.as_str(), &each, ALLOWED]);
     words.extend(more);
-    let finished = Agent::new(&world, &policy)?.run(words)?;
-    ensure!(finished.status == 0, "{}", finished.err());
-    ensure!(finished.out() == "failed 0\n", "{}", finished.out());
+    let words = words.into_iter().map(OsString::from).collect();
+    let (finished, outside) = run(Agent::new(&world, &policy)?, words)?;
 
     let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for record in finished.records_with(&[("kind", "http"), ("outcome", "allow")]) {
@@ -79,7 +108,7 @@ fn thousand_connections(direct: &str, to: &[&str], more: &[&str]) -> Result<()> 
             .strip_prefix("/pid/")
             .and_then(|rest| rest.split_once('/'))
             .context("a path that was asked for")?;
-        ensure!(field(record, "process.pid") == pid, "{record:#}");
+        ensure!(is_of(record, pid, &outside)?, "{record:#}");
         ensure!(field(record, "process.comm") == "python3", "{record:#}");
         let fresh = found
             .entry(pid.to_owned())
@@ -122,6 +151,8 @@ for _ in range(processes):
                 print("answered", answer, source, flush=True)
                 os._exit(1)
         os._exit(0)
+print("ready", flush=True)
+sys.stdin.readline()
 os.close(opener)
 failed = sum(os.wait()[1] != 0 for _ in range(processes))
 print("failed", failed)
@@ -144,9 +175,8 @@ fn questions(direct: &str) -> Result<()> {
     let policy = format!("schema = 1\nagent = \"crowd\"\n[network]\ndirect = \"{direct}\"\n");
     let (server, processes, each) = (ORIGIN4.to_string(), PROCESSES.to_string(), 4);
     let command = [PYTHON, "-c", ASK, &server, &processes, &each.to_string()];
-    let finished = Agent::new(&world, &policy)?.run(without_proxy(command))?;
-    ensure!(finished.status == 0, "{}", finished.err());
-    ensure!(finished.out() == "failed 0\n", "{}", finished.out());
+    let agent = Agent::new(&world, &policy)?;
+    let (finished, outside) = run(agent, without_proxy(command))?;
     let mut found: BTreeMap<String, usize> = BTreeMap::new();
     for record in finished.records_with(&[("kind", "dns"), ("outcome", "deny")]) {
         let host = field(record, "host");
@@ -154,7 +184,7 @@ fn questions(direct: &str) -> Result<()> {
             .strip_prefix('p')
             .and_then(|rest| rest.split_once('-'))
             .context("a name that was asked for")?;
-        ensure!(field(record, "process.pid") == pid, "{record:#}");
+        ensure!(is_of(record, pid, &outside)?, "{record:#}");
         *found.entry(pid.to_owned()).or_default() += 1;
     }
     ensure!(found.len() == PROCESSES, "{} processes", found.len());

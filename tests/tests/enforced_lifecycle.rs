@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, ensure};
 use gateway_userspace::kernel::NSCD;
 use sluice_tests::{
     agent::{Agent, Finished, field, pins, sluice, sweep},
-    cgroup,
+    cgroup::{self, processes},
     deadline::wait_for,
     needs, needs_root,
     probe::{Kind, Probe},
@@ -187,10 +187,11 @@ fn what_the_command_leaves_behind_ends_with_it() -> Result<()> {
         command.stdin(std::process::Stdio::piped());
     });
     let mut running = agent.spawn(["sh", "-c", COMMAND])?;
-    let child = running.wait_for_output("\n")?.trim().to_owned();
+    let child: u32 = running.wait_for_output("\n")?.trim().parse()?;
     let name = running.name()?;
-    let members = fs::read_to_string(running.cgroup()?.join("cgroup.procs"))?;
-    ensure!(members.lines().count() >= 2, "{members}");
+    let members = processes(&running.cgroup()?)?;
+    let child = members.get(&child).context("it is inside")?;
+    let child = child.to_string();
     let finished = running.finish()?;
     ensure!(finished.status == 1, "read fails at the end: {finished:?}");
     let process = Path::new("/proc").join(&child);
@@ -256,7 +257,10 @@ fn when_sluice_fails_nothing_is_run() -> Result<()> {
         ),
         (
             "too weak",
-            Agent::new(&world, &format!("{NOTHING}assurance = \"sealed\"\n"))?,
+            Agent::new(
+                &world,
+                &format!("{NOTHING}assurance = \"sealed\"\n[process]\nptrace = true\n"),
+            )?,
         ),
         (
             "unknown user",

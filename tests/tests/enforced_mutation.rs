@@ -15,7 +15,7 @@ use sluice_tests::{
     vector::{Attempt, marker},
     vectors::{
         brief, pins,
-        session::{Bench, Direct, Record, Session},
+        session::{Bench, Direct, Record, Session, Who},
         world::{NODE4, ORIGIN4, ORIGIN6, Seen, World},
     },
 };
@@ -233,8 +233,9 @@ fn mutate(bench: &Bench, needed: &Needed) -> Vec<String> {
 
     let before = attempt(&mut session, &world);
     let seen_before = world.seen(&format!("{tag}-before")).expect("controls");
-    let waiting = next(&mut session);
-    pins::detach(waiting.pid, program).expect("detached");
+    assert_eq!(next(&mut session).vector, "waiting");
+    let agent = session.agent().expect("an agent");
+    pins::detach(agent, program).expect("detached");
     session.go().expect("it goes on");
     assert_eq!(next(&mut session).vector, "wait");
     let after = attempt(&mut session, &world);
@@ -279,4 +280,60 @@ fn attempt(session: &mut Session, world: &World) -> Attempt {
     drop(world.origin.run(knock));
     session.go().expect("it goes on");
     next(session)
+}
+
+/// A key of `[process]` that switches a control of the launcher off, and what shows then.
+struct OptOut {
+    key: &'static str,
+    way: &'static str,
+    with: fn(&Attempt) -> bool,
+    without: fn(&Attempt) -> bool,
+}
+
+/// What takes the launcher away altogether is tried in `enforced_vectors`, where rows of attached
+/// agents are said to be open and must be.
+const OPT_OUTS: &[OptOut] = &[
+    // The programs hold where the filter does not.
+    OptOut {
+        key: "io_uring",
+        way: "uring-udp",
+        with: |it| it.call.as_deref() == Some("io_uring_setup"),
+        without: |it| it.call.as_deref() == Some("sendmsg") && it.errno == Some(libc::EACCES),
+    },
+    OptOut {
+        key: "user_namespaces",
+        way: "namespace-network",
+        with: |it| it.errno == Some(libc::EPERM),
+        without: |it| it.ok,
+    },
+];
+
+#[test]
+fn each_opt_out_takes_a_control_away() {
+    if !skip::is_root() {
+        return;
+    }
+    let bench = Bench::new(Path::new(env!("CARGO_BIN_EXE_vector"))).expect("a bench");
+    let world = World::new().expect("a world");
+    for OptOut {
+        key,
+        way,
+        with,
+        without,
+    } in OPT_OUTS
+    {
+        let attempt = |value: bool| {
+            let policy = format!("schema = 1\nagent = \"vectors\"\n[process]\n{key} = {value}\n");
+            let tag = format!("{key}-{value}");
+            let ways = [(*way, BEFORE)];
+            let session = bench
+                .launched(&world.node, Who::Nobody, &policy, &tag, &ways)
+                .expect("a session");
+            let (mut attempts, _) = session.finish().expect("it ends");
+            attempts.pop().expect("an attempt")
+        };
+        let (closed, open) = (attempt(false), attempt(true));
+        assert!(with(&closed) && !without(&closed), "{key}: {closed:?}");
+        assert!(without(&open) && !with(&open), "{key}: {open:?}");
+    }
 }

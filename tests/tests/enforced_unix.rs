@@ -59,6 +59,9 @@ for way in sys.argv[1:]:
         print(way, errno.errorcode[error.errno])
 ";
 
+/// Where root alone writes, and agents look. What lies below `/run` they do not even see.
+const IN_SIGHT: &str = "/var/lib";
+
 /// Somebody outside who listens in every way.
 struct Outside {
     folder: TempDir,
@@ -69,9 +72,13 @@ struct Outside {
 
 impl Outside {
     fn new(world: &World) -> Result<Self> {
+        Self::in_folder(world, IN_SIGHT)
+    }
+
+    fn in_folder(world: &World, folder: &str) -> Result<Self> {
         let folder = tempfile::Builder::new()
             .prefix("sluice-unix-")
-            .tempdir_in("/run")?;
+            .tempdir_in(folder)?;
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
         let abstract_name = format!("sluice-unix-{}", random()?);
         let by_name = SocketAddr::from_abstract_name(&abstract_name)?;
@@ -248,6 +255,43 @@ fn what_policy_names_is_reached_and_its_neighbours_are_not() -> Result<()> {
         );
     }
     ensure!(outside.arrived()? == (0, 0));
+    Ok(())
+}
+
+/// Below `/run` what policy does not name is not there at all, and what it names is.
+#[test]
+fn below_run_only_what_policy_names_is_in_sight() -> Result<()> {
+    needs_root!();
+    if !has_hooks() {
+        return Ok(());
+    }
+    let world = World::new()?;
+    let outside = Outside::in_folder(&world, "/run")?;
+    let ways = outside.ways();
+    let stream = outside.path("stream");
+    let folder = outside.folder.path().display();
+
+    let control = format!("unix = [\"any\"]\n[process]\nrun = [\"{folder}\"]");
+    let (ends, finished) = run(&world, &control, &ways)?;
+    ensure!(ends.iter().all(|end| end == "ok"), "{finished:?}");
+    ensure!(outside.arrived()? == (4, 3), "the control did not arrive");
+
+    let (ends, finished) = run(&world, "unix = [\"any\"]", &ways)?;
+    let expected = [
+        "ENOENT", "ENOENT", "ok", "ENOENT", "ENOENT", "ENOENT", "ENOENT",
+    ];
+    ensure!(ends == expected, "{finished:?}");
+    ensure!(
+        outside.arrived()? == (1, 0),
+        "a name of no path has no mount"
+    );
+
+    let (ends, finished) = run(&world, &format!("unix = [\"{stream}\"]"), &ways)?;
+    let expected = [
+        "ok", "EACCES", "EACCES", "EACCES", "EACCES", "EACCES", "EACCES",
+    ];
+    ensure!(ends == expected, "{finished:?}");
+    ensure!(outside.arrived()? == (1, 0));
     Ok(())
 }
 

@@ -1,12 +1,12 @@
 //! No way out leads anywhere: each is seen to work without a boundary, and then is not seen.
 
-use std::path::Path;
+use std::{fs, path::Path};
 
 use sluice_tests::{
     skip,
     vector::{Attempt, marker},
     vectors::{
-        Oracle, Place, ROWS, Row, brief, is_record, rows,
+        Oracle, Place, ROWS, Row, brief, is_record, is_record_of, rows,
         session::{Bench, Direct, Record, Session, Who},
         world::{Seen, World},
     },
@@ -19,6 +19,15 @@ const CONFINED: u16 = 3000;
 /// A row and the port of its attempt.
 type Numbered = (&'static Row, u16);
 
+/// What came of attempts, as others saw it.
+struct Evidence {
+    seen: Seen,
+    /// Whether the process that was to be ended was.
+    ended: bool,
+    /// What the audit log says.
+    audit: Vec<u8>,
+}
+
 /// A world, everybody in it, and where attempts start.
 struct Scene {
     world: World,
@@ -26,20 +35,25 @@ struct Scene {
 }
 
 impl Scene {
-    fn new() -> Self {
+    fn new(who: Who) -> Self {
         let world = World::new().expect("a world");
         let mut bench = Bench::new(Path::new(env!("CARGO_BIN_EXE_vector"))).expect("a bench");
         let outsider = Path::new(env!("CARGO_BIN_EXE_outsider"));
-        bench.furnish(&world, outsider).expect("outsiders");
+        bench.furnish(&world, outsider, who).expect("outsiders");
         Self { world, bench }
     }
 
     /// All that came of attempts that are over.
-    fn seen(&mut self, tag: &str) -> (Seen, bool) {
+    fn seen(&mut self, tag: &str) -> Evidence {
         let outside = self.bench.outside().expect("outsiders");
         outside.speak(&self.world).expect("the outsider speaks");
         let ended = !outside.mortal_lives().expect("somebody to end");
-        (self.world.seen(tag).expect("controls"), ended)
+        Evidence {
+            seen: self.world.seen(tag).expect("controls"),
+            ended,
+            // Absent unless somebody in this session could have written there.
+            audit: fs::read(self.bench.audit(tag)).unwrap_or_default(),
+        }
     }
 
     /// Names of rows that this kernel says it was built without.
@@ -83,7 +97,7 @@ fn attempts(rows: &[Numbered]) -> Vec<(&'static str, u16)> {
 
 /// Whether an attempt is seen where it would be.
 fn is_seen(
-    (seen, ended): &(Seen, bool),
+    Evidence { seen, ended, audit }: &Evidence,
     row: &Row,
     tag: &str,
     port: u16,
@@ -99,6 +113,7 @@ fn is_seen(
         Oracle::Node => seen.local.iter().any(|packet| packet.has_port(port)),
         Oracle::Caller => result.ok,
         Oracle::Mortal => *ended,
+        Oracle::Audit => audit.windows(marker.len()).any(|bytes| bytes == marker),
     }
 }
 
@@ -114,7 +129,7 @@ fn every_vector_gets_out_without_a_boundary() {
     if !skip::is_root() {
         return;
     }
-    let mut scene = Scene::new();
+    let mut scene = Scene::new(Who::Nobody);
     let mut silent = Vec::new();
     let all: Vec<Numbered> = rows::all().zip(CONTROLS..).collect();
     // Somebody else's boundary, so that there are programs to be found.
@@ -147,7 +162,7 @@ fn every_vector_gets_out_without_a_boundary() {
 #[test]
 fn no_vector_gets_out_where_connections_are_redirected() {
     if skip::is_root() {
-        confine(Direct::Redirect, Place::Agent, ROWS.iter());
+        confine(Direct::Redirect, Place::Agent, rows::all());
     }
 }
 
@@ -161,20 +176,23 @@ fn no_vector_gets_out_where_connections_are_refused() {
 #[test]
 fn no_vector_gets_root_out_under_the_launcher() {
     if skip::is_root() {
-        confine(Direct::Redirect, Place::Rooted, ROWS.iter());
+        confine(Direct::Redirect, Place::Rooted, rows::all());
     }
 }
 
 #[test]
 fn no_vector_gets_root_out_of_a_container() {
     if skip::is_root() {
-        confine(Direct::Redirect, Place::Attached, ROWS.iter());
+        confine(Direct::Redirect, Place::Attached, rows::all());
     }
 }
 
 /// Tries all rows in one run.
 fn confine(direct: Direct, place: Place, rows: impl Iterator<Item = &'static Row>) {
-    let mut scene = Scene::new();
+    let mut scene = Scene::new(match place {
+        Place::Agent | Place::Rooted => Who::Nobody,
+        Place::Attached => Who::Container,
+    });
     let rows: Vec<Numbered> = rows.zip(CONFINED..).collect();
     let tag = format!("{}-{place:?}", direct.label());
     // What the kernel does not have outside a boundary is not expected of it inside.
@@ -213,7 +231,7 @@ fn confine(direct: Direct, place: Place, rows: impl Iterator<Item = &'static Row
     }
     // Not even something that nobody thought of.
     wrong.extend(
-        seen.0
+        seen.seen
             .arrived
             .iter()
             .filter(|packet| !packet.is_housekeeping())
@@ -241,7 +259,12 @@ fn unrecorded(
         all.filter(|it| it.starts_with(&command))
             .collect::<Vec<_>>()
     };
-    let found = records.iter().any(|it| is_record(it, expected, port));
+    let found = records.iter().any(|it| {
+        is_record(it, expected, port)
+            || row
+                .thread
+                .is_some_and(|thread| is_record_of(it, expected, |name| name.starts_with(thread)))
+    });
     (expected.record.is_some() && !found)
         .then(|| format!("{}: no record {expected:?} among {:?}", row.name, about()))
 }
@@ -253,7 +276,7 @@ fn run(
     place: Place,
     tag: &str,
     rows: &[Numbered],
-) -> (Vec<Attempt>, Vec<Record>, (Seen, bool)) {
+) -> (Vec<Attempt>, Vec<Record>, Evidence) {
     let ways = [attempts(rows), vec![("wait", 1)]].concat();
     let policy = format!(
         "schema = 1\nagent = \"vectors\"\n[network]\ndirect = \"{}\"\n",
@@ -283,12 +306,13 @@ fn run(
         }
         Place::Attached => {
             let mut session = start(Who::Nobody, &format!("{tag}-beside"), &[("wait", 1)]);
-            let waiting = session.next().expect("it waits");
+            session.next().expect("it waits");
+            let agent = session.agent().expect("an agent");
             let beside = scene
                 .bench
                 .inside(
                     &scene.world.node,
-                    waiting.pid,
+                    agent,
                     Who::Container,
                     tag,
                     &attempts(rows),

@@ -119,10 +119,10 @@ mod tests {
     use super::*;
     use crate::{
         audit::{
-            COMM_MAX, EXE_MAX, HINT_MAX, HOST_MAX, Kind, METHOD_MAX, Outcome, PATH_MAX, Record,
-            Subject,
+            ANCESTOR_EXE_MAX, COMM_MAX, EXE_MAX, HINT_MAX, HOST_MAX, Kind, METHOD_MAX, Outcome,
+            PATH_MAX, Record, Subject,
         },
-        identity::{Assurance, Process},
+        identity::{Ancestor, Assurance, ExecutableSource, Process},
         names::{AgentId, PolicyDigest},
     };
 
@@ -201,6 +201,16 @@ mod tests {
                 uid: u32::MAX,
                 comm: fill(COMM_MAX + 1),
                 exe: Some(fill(EXE_MAX + 1)),
+                exe_source: Some(ExecutableSource::Execve),
+                exec_id: Some("12345678-ffffffffffffffff-4294967295".to_owned()),
+                parents: vec![
+                    Ancestor {
+                        pid: u32::MAX,
+                        exec_id: "12345678-ffffffffffffffff-4294967295".to_owned(),
+                        exe: Some(fill(ANCESTOR_EXE_MAX + 1)),
+                    };
+                    6
+                ],
                 cgroup: u64::MAX,
                 cookie: u64::MAX,
             })));

@@ -25,6 +25,9 @@ pub const COMM_MAX: usize = 48;
 /// Most bytes of a recorded path of an executable.
 pub const EXE_MAX: usize = 4096;
 
+/// Most bytes of the recorded path of a parent's executable.
+pub const ANCESTOR_EXE_MAX: usize = 256;
+
 /// Whose records these are: what all records of one agent under one policy share.
 #[derive(Clone, Debug)]
 pub struct Subject {
@@ -170,11 +173,19 @@ impl Record {
         }
         if let Some(process) = &mut self.process {
             let exe = process.exe.as_ref().map_or(0, String::len);
-            if process.comm.len() > COMM_MAX || exe > EXE_MAX {
+            let parents = process.parents.iter();
+            let parent = parents
+                .filter_map(|it| it.exe.as_ref())
+                .map(String::len)
+                .max();
+            if process.comm.len() > COMM_MAX || exe > EXE_MAX || parent > Some(ANCESTOR_EXE_MAX) {
                 let process = Arc::make_mut(process);
                 clip(&mut process.comm, COMM_MAX);
                 if let Some(exe) = &mut process.exe {
                     clip(exe, EXE_MAX);
+                }
+                for exe in process.parents.iter_mut().filter_map(|it| it.exe.as_mut()) {
+                    clip(exe, ANCESTOR_EXE_MAX);
                 }
             }
         }

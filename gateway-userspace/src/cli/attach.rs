@@ -24,7 +24,10 @@ use crate::{
     },
     audit::{Audit, AuditConfig, Subject, default_path},
     kernel::{AgentSpec, Boundary, cgroup::Cgroup, forward_logs},
-    launch::{assurance::Assessment, canary::Canary},
+    launch::{
+        assurance::Assessment,
+        canary::{Canary, prove},
+    },
     names::AgentId,
     netns, open_files,
     policy::{Mode, Policy},
@@ -129,6 +132,8 @@ impl AttachCommand {
         }
         if policy.mode() == Mode::Enforce {
             Canary::set_out()?.check(&agent)?;
+            prove(&mut boundary, &agent, &site.gateway)?;
+            boundary.arm()?;
         }
         let closed = sockets::close(agent.path()).context("closing the sockets it had")?;
         let survey = Survey::of(agent.path()).context("looking at its processes")?;

@@ -6,12 +6,12 @@ use serde::Serialize;
 
 use crate::{
     kernel::{
-        AgentSpec, Boundary,
+        AgentSpec, Boundary, KernelHeld,
         bpffs::{self, Pins},
         cgroup::{self, Cgroup},
         probe,
     },
-    launch::canary::Canary,
+    launch::canary::{Canary, prove},
     policy::Policy,
 };
 
@@ -129,7 +129,8 @@ fn examine() -> Vec<Finding> {
             check: "kernel types (BTF)".to_owned(),
             ok: probe::has_btf(),
             required: false,
-            detail: "no program of this build needs them".to_owned(),
+            detail: "account of processes is kept, and leavers are killed, only with them"
+                .to_owned(),
         },
     ];
     let modules = probe::security_modules();
@@ -164,6 +165,7 @@ fn examine() -> Vec<Finding> {
             canary().map(|()| "could not get out".to_owned()),
             "do not run agents on this kernel",
         ));
+        findings.extend(optional());
     }
     findings
 }
@@ -203,6 +205,58 @@ fn canary() -> anyhow::Result<()> {
         boundary.lower()?;
         Ok(result?)
     })
+}
+
+/// A real boundary, and what else it holds: tried by a process that leaves it, and by one that
+/// does what only the LSM programs refuse.
+fn optional() -> [Finding; 2] {
+    let seen = in_scratch(|run, agent, gateway| {
+        let pins = Pins::create(&bpffs::root()?, run)?;
+        let spec = AgentSpec::new(&Policy::locked_down(), agent.id()?, 9)?;
+        let mut boundary = Boundary::raise(&spec, agent, gateway, pins)?;
+        let attached = boundary.held();
+        let proof = prove(&mut boundary, agent, gateway);
+        let held = boundary.held();
+        boundary.lower()?;
+        proof?;
+        Ok((attached, held))
+    });
+    let tell = |check: &str, of: fn(KernelHeld) -> bool, [holds, idle, missing]: [&str; 3]| {
+        let (ok, detail) = match &seen {
+            Ok((_, held)) if of(*held) => (true, holds.to_owned()),
+            Ok((attached, _)) if of(*attached) => (false, idle.to_owned()),
+            Ok(_) => (false, missing.to_owned()),
+            Err(error) => (false, brief(error)),
+        };
+        Finding {
+            check: check.to_owned(),
+            ok,
+            required: false,
+            detail,
+        }
+    };
+    [
+        tell(
+            "leavers",
+            |held| held.leavers,
+            [
+                "a process that left the agent's cgroup was killed",
+                "a process that left the agent's cgroup lived on",
+                "the programs cannot be attached; an agent that may write to cgroup.procs can \
+                 leave, and records name executables as /proc shows them later",
+            ],
+        ),
+        tell(
+            "LSM programs",
+            |held| held.lsm,
+            [
+                "bpf(2) was refused inside",
+                "they are attached and refuse nothing; boot with `bpf` in `lsm=`",
+                "they cannot be attached; the launcher alone closes families, descriptors and \
+                 processes; boot a kernel from 6.0 on with `bpf` in `lsm=`",
+            ],
+        ),
+    ]
 }
 
 /// Works with two cgroups of its own, this process in the second, that are removed afterwards.

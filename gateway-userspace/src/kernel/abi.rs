@@ -312,6 +312,14 @@ pub(crate) fn load_nothing() -> io::Result<()> {
     load_sock_addr("nothing", &code, CGROUP_INET4_CONNECT).map(drop)
 }
 
+/// Whether a security module refuses this process `bpf(2)` as such: of a command that there is
+/// not, the kernel says `EINVAL`, unless it was stopped before it looked.
+pub fn bpf_is_refused() -> bool {
+    const NO_COMMAND: c_int = 0x7fff_ffff;
+    let refused = bpf(NO_COMMAND, &0_u64).err();
+    refused.and_then(|error| error.raw_os_error()) == Some(libc::EPERM)
+}
+
 /// Pins a link on a BPF file system (`BPF_OBJ_PIN`).
 pub(super) fn pin(link: &impl AsFd, path: &Path) -> io::Result<()> {
     const OBJ_PIN: c_int = 6;

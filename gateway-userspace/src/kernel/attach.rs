@@ -14,7 +14,8 @@ use std::{
 
 use aya::programs::{
     CgroupDevice, CgroupSkb, CgroupSock, CgroupSockAddr, CgroupSockopt, Program, ProgramError,
-    ProgramFd, SockOps, links::PinnedLink,
+    ProgramFd, RawTracePoint, SockOps,
+    links::{FdLink, PinnedLink},
 };
 
 use super::{BoundaryError, abi};
@@ -111,6 +112,53 @@ fn refused(
     }
 }
 
+/// Verifies a program of `PROCESS_PROGRAMS`, attaches it to its tracepoint, for all tasks of the
+/// host, and pins the link. Nothing can exchange the program behind such a link: one before stays
+/// until its pin goes.
+pub(super) fn trace(
+    name: &'static str,
+    program: &mut Program,
+    pin: &Path,
+) -> Result<PinnedLink, BoundaryError> {
+    attach_trace(name, program)?
+        .pin(pin)
+        .map_err(|source| BoundaryError::Pin {
+            program: name,
+            source,
+        })
+}
+
+/// The same without the pin.
+pub(super) fn attach_trace(
+    name: &'static str,
+    program: &mut Program,
+) -> Result<FdLink, BoundaryError> {
+    let failed = |action: &'static str| {
+        move |source: ProgramError| BoundaryError::Program {
+            action,
+            program: name,
+            source: Box::new(source),
+        }
+    };
+    let tracepoint = tracepoint(name).ok_or(BoundaryError::Missing(name))?;
+    let program = <&mut RawTracePoint>::try_from(program).map_err(failed("verifying"))?;
+    program.load().map_err(failed("verifying"))?;
+    let id = program.attach(tracepoint).map_err(failed("attaching"))?;
+    let link = program.take_link(id).map_err(failed("detaching"))?;
+    Ok(FdLink::from(link))
+}
+
+/// Where in the kernel a program of `PROCESS_PROGRAMS` is attached.
+fn tracepoint(program: &str) -> Option<&'static str> {
+    match program {
+        "process_exec" => Some("sched_process_exec"),
+        "process_fork" => Some("sched_process_fork"),
+        "process_exit" => Some("sched_process_exit"),
+        "process_move" => Some("cgroup_attach_task"),
+        _ => None,
+    }
+}
+
 /// Attach types, as in `enum bpf_attach_type`.
 fn attach_type(program: &str) -> Option<u32> {
     Some(match program {
@@ -165,12 +213,15 @@ fn load<'p>(name: &'static str, program: &'p mut Program) -> Result<&'p ProgramF
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::{AGENT_PROGRAMS, GATEWAY_PROGRAM};
+    use crate::kernel::{AGENT_PROGRAMS, GATEWAY_PROGRAM, PROCESS_PROGRAMS};
 
     #[test]
     fn every_program_has_a_hook() {
         for program in AGENT_PROGRAMS.into_iter().chain([GATEWAY_PROGRAM]) {
             assert!(attach_type(program).is_some(), "{program}");
+        }
+        for program in PROCESS_PROGRAMS {
+            assert!(tracepoint(program).is_some(), "{program}");
         }
     }
 }

@@ -1,16 +1,16 @@
 //! The boundary around one agent: programs loaded, attached and pinned, or not at all.
 
-use std::{fs, io, os::fd::AsRawFd};
+use std::{fs, io, os::fd::AsRawFd, sync::Arc};
 
 use aya::{
-    Ebpf, EbpfError,
-    maps::{HashMap, MapData, MapError, SkStorage},
+    Btf, Ebpf, EbpfError,
+    maps::{Array, HashMap, MapData, MapError, SkStorage},
     programs::{
         ProgramError,
         links::{LinkError, PinnedLink},
     },
 };
-use gateway_common::LISTENER_MARK;
+use gateway_common::{LISTENER_MARK, process::KernelLayout};
 
 use super::{
     abi::Wire,
@@ -19,7 +19,11 @@ use super::{
     cgroup::{Cgroup, CgroupError},
     devices,
     held::KernelHeld,
+    layout,
+    leavers::Watch,
+    lsm::{self, LSM_PROGRAMS},
     object,
+    processes::{Members, Names, Processes},
     spec::{AgentSpec, Tells},
     unix,
 };
@@ -47,6 +51,15 @@ pub const AGENT_PROGRAMS: [&str; 16] = [
 /// Programs on an agent's cgroup that older kernels lack: unix sockets stay open there, and the
 /// boundary says so in [`Boundary::held`].
 pub const OPTIONAL_PROGRAMS: [&str; 2] = ["unix_connect", "unix_sendmsg"];
+
+/// The programs that keep account of the agent's processes and let none of them leave. They are
+/// attached together or not at all, and need the kernel's type information.
+pub const PROCESS_PROGRAMS: [&str; 4] = [
+    "process_exec",
+    "process_fork",
+    "process_exit",
+    "process_move",
+];
 
 /// The program on the gateway's cgroup.
 pub const GATEWAY_PROGRAM: &str = "gateway_ops";
@@ -181,6 +194,11 @@ pub struct Boundary {
     links: Vec<PinnedLink>,
     pins: Pins,
     held: KernelHeld,
+    processes: Option<Arc<Processes>>,
+    watch: Option<Watch>,
+    /// Policy allows the agent's own unix sockets, which only the LSM programs can tell.
+    unix_own: bool,
+    unix_by_lsm: bool,
 }
 
 impl Boundary {
@@ -212,7 +230,12 @@ impl Boundary {
     ) -> Result<Self, BoundaryError> {
         let support = unix::support();
         tells_apart(&spec.tells, support)?;
-        let mut ebpf = object::load(spec)?;
+        let unix_by_lsm = spec.tells.unix_own || !support.hooks;
+        let layout = layout::of_kernel(agent.level()?, unix_by_lsm).unwrap_or_else(|error| {
+            tracing::warn!(%error, "nobody keeps account of the agent's processes");
+            KernelLayout::UNKNOWN
+        });
+        let mut ebpf = object::load(spec, layout)?;
         unix::fill(&mut ebpf, &spec.tells.unix_names)?;
         devices::fill(&mut ebpf, &spec.devices)?;
         let mut boundary = Self {
@@ -220,8 +243,20 @@ impl Boundary {
             links: Vec::new(),
             pins,
             held: KernelHeld::default(),
+            processes: None,
+            watch: None,
+            unix_own: false,
+            unix_by_lsm: false,
         };
-        match boundary.attach_all(agent, gateway, before, support) {
+        let attached = boundary.attach_all(agent, gateway, before, support);
+        if attached.is_ok() && layout.present == 1 {
+            boundary.attach_processes(agent);
+            boundary.attach_lsm(agent, before);
+        }
+        boundary.unix_own = spec.tells.unix_own;
+        boundary.unix_by_lsm = unix_by_lsm;
+        let attached = attached.and_then(|()| boundary.check_own());
+        match attached {
             Ok(()) => Ok(boundary),
             // Whatever holds is better than nothing: the agent may be there already.
             Err(error) if before.is_some() => Err(error),
@@ -254,6 +289,114 @@ impl Boundary {
             self.held.unix = true;
             self.held.unix_paths = support.offsets.is_some();
         }
+        Ok(())
+    }
+
+    /// Attaches the LSM programs where they can hold. Without them the boundary is lower, not
+    /// down.
+    fn attach_lsm(&mut self, agent: &Cgroup, before: Option<&Pins>) {
+        if !lsm::may_hold() {
+            return;
+        }
+        let links = self.links.len();
+        match self.try_lsm(agent, before) {
+            Ok(()) => self.held.lsm = true,
+            Err(error) => {
+                self.unlink(links);
+                let error = anyhow::Error::from(error);
+                tracing::info!("no LSM programs: {error:#}");
+            }
+        }
+    }
+
+    fn try_lsm(&mut self, agent: &Cgroup, before: Option<&Pins>) -> Result<(), BoundaryError> {
+        let types = Btf::from_sys_fs().map_err(|source| BoundaryError::Load {
+            source: Box::new(EbpfError::BtfError(source)),
+        })?;
+        let (cgroup, id) = (agent.open()?, agent.id()?);
+        for name in LSM_PROGRAMS {
+            let before = before.map(|pins| pins.link(name));
+            let place = Place {
+                cgroup: &cgroup,
+                id,
+                before: before.as_deref(),
+            };
+            let link = lsm::attach(name, &mut self.ebpf, &types, place)?;
+            let pin = self.pins.link(name);
+            self.links.push(link.pin(name, &pin, place.before)?);
+        }
+        Ok(())
+    }
+
+    /// Takes back links: some of a set without the others would tell what is not so.
+    fn unlink(&mut self, from: usize) {
+        for link in self.links.drain(from..) {
+            if let Err(error) = link.unpin() {
+                tracing::warn!(%error, "removing a pin");
+            }
+        }
+    }
+
+    /// Policy may rest on the LSM programs alone.
+    const fn check_own(&self) -> Result<(), BoundaryError> {
+        if self.unix_own && !self.held.lsm {
+            return Err(BoundaryError::UnixOwn);
+        }
+        Ok(())
+    }
+
+    /// Whether the LSM programs were seen to refuse, which alone shows that they do anything.
+    ///
+    /// # Errors
+    /// If they were not, and policy rests on them.
+    pub fn lsm_seen(&mut self, refuses: bool) -> Result<(), BoundaryError> {
+        self.held.lsm &= refuses;
+        // Where the kernel has no hooks on unix sockets, they stand in.
+        self.held.unix |= self.held.lsm && self.unix_by_lsm;
+        self.check_own()
+    }
+
+    /// From here on nothing is mounted and unmounted inside: the launcher is done.
+    ///
+    /// # Errors
+    /// If the map cannot be written.
+    pub fn arm(&mut self) -> Result<(), BoundaryError> {
+        const MAP: &str = "ARMED";
+        let map = self.ebpf.map_mut(MAP).ok_or(BoundaryError::Missing(MAP))?;
+        let mut armed = Array::<_, u32>::try_from(map).map_err(map_error(MAP))?;
+        armed.set(0, 1, 0).map_err(map_error(MAP))
+    }
+
+    /// Attaches what keeps account of processes. Without it the boundary is lower, not down.
+    fn attach_processes(&mut self, agent: &Cgroup) {
+        let before = self.links.len();
+        match self.try_processes(agent) {
+            Ok(()) => self.held.leavers = true,
+            Err(error) => {
+                self.unlink(before);
+                let error = anyhow::Error::from(error);
+                tracing::warn!("processes that leave are not killed: {error:#}");
+            }
+        }
+    }
+
+    fn try_processes(&mut self, agent: &Cgroup) -> Result<(), BoundaryError> {
+        for name in PROCESS_PROGRAMS {
+            let program = self
+                .ebpf
+                .program_mut(name)
+                .ok_or(BoundaryError::Missing(name))?;
+            let link = attach::trace(name, program, &self.pins.link(name))?;
+            self.links.push(link);
+        }
+        let processes = Processes::new(self.take_map("PROCESSES")?)?;
+        let mut members: Members = self.take_map("MEMBERS")?;
+        // From here on the programs see every process that comes; these were there before.
+        processes.adopt(agent, &mut members)?;
+        let orders = self.take_map("LEAVERS")?;
+        let watch = Watch::start(orders, members, Arc::clone(&processes), agent.path())?;
+        self.watch = Some(watch);
+        self.processes = Some(processes);
         Ok(())
     }
 
@@ -361,15 +504,30 @@ impl Boundary {
         self.held
     }
 
+    /// Takes back that leavers are killed: one was seen to live.
+    pub const fn leavers_live(&mut self) {
+        self.held.leavers = false;
+    }
+
+    /// What names the agent's tasks; `cgroup` is the path of its cgroup within the hierarchy.
+    pub(super) fn names(&self, cgroup: String) -> Names {
+        Names::new(self.processes.clone(), cgroup)
+    }
+
     /// Takes the boundary down: the agent must be gone by now.
     ///
     /// # Errors
     /// If a pin cannot be removed.
     pub fn lower(self) -> Result<(), BoundaryError> {
         let Self {
-            ebpf, links, pins, ..
+            ebpf,
+            links,
+            pins,
+            watch,
+            ..
         } = self;
         pins.remove()?;
+        drop(watch);
         drop(links);
         drop(ebpf);
         Ok(())
@@ -379,9 +537,6 @@ impl Boundary {
 /// Checks that this kernel can tell apart what policy tells apart. Without the hooks everything
 /// on unix sockets is open, and what policy names with it.
 fn tells_apart(tells: &Tells, support: unix::Support) -> Result<(), BoundaryError> {
-    if tells.unix_own {
-        return Err(BoundaryError::UnixOwn);
-    }
     match tells.unix_names.first() {
         Some(name) if support.hooks && support.offsets.is_none() => {
             Err(BoundaryError::UnixNames(name.clone()))

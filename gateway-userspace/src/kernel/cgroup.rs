@@ -113,12 +113,46 @@ impl Cgroup {
             .map_err(CgroupError::io("reading", &self.path))
     }
 
+    /// How deep it lies; the root of the hierarchy is 0.
+    ///
+    /// # Errors
+    /// If no hierarchy is mounted.
+    pub fn level(&self) -> Result<u32, CgroupError> {
+        let mount = mount_point()?;
+        let within = self.path.strip_prefix(&mount).unwrap_or(&self.path);
+        Ok(u32::try_from(within.components().count()).unwrap_or(u32::MAX))
+    }
+
     /// Opens the folder, to attach programs to it.
     ///
     /// # Errors
     /// If the folder is gone.
     pub fn open(&self) -> Result<fs::File, CgroupError> {
         fs::File::open(&self.path).map_err(CgroupError::io("opening", &self.path))
+    }
+
+    /// The processes in it and below it.
+    ///
+    /// # Errors
+    /// If the folder is gone.
+    pub fn processes(&self) -> Result<Vec<u32>, CgroupError> {
+        let mut found = Vec::new();
+        let mut folders = vec![self.path.clone()];
+        while let Some(folder) = folders.pop() {
+            let path = folder.join("cgroup.procs");
+            let text = match fs::read_to_string(&path) {
+                Ok(text) => text,
+                // Removed since it was listed, or of threads only, which their process stands for.
+                Err(_) if folder != self.path => continue,
+                Err(error) => return Err(CgroupError::io("reading", &path)(error)),
+            };
+            found.extend(text.lines().filter_map(|line| line.parse::<u32>().ok()));
+            let children = fs::read_dir(&folder).map_err(CgroupError::io("reading", &folder))?;
+            let children = children.flatten().map(|child| child.path());
+            folders.extend(children.filter(|child| child.is_dir()));
+        }
+        found.retain(|pid| *pid != 0);
+        Ok(found)
     }
 
     /// Moves this whole process into the cgroup.

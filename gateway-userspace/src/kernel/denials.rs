@@ -27,7 +27,8 @@ use super::{
     abi::{Wire, pollable},
     boundary::{Boundary, BoundaryError, map_error},
     devices,
-    flows::{boot_time, process, socket_addr},
+    flows::{boot_time, socket_addr},
+    processes::Names,
 };
 use crate::audit::{Audit, Blame, Kind, Outcome, Record, Subject};
 
@@ -47,7 +48,7 @@ pub struct Denials {
     tally: Tally,
     audit: Audit,
     subject: Subject,
-    cgroup: String,
+    names: Names,
     malformed: u64,
     /// By CPU and reason: the exact totals when they were last settled.
     totals: HashMap<(u32, u32), u64>,
@@ -77,7 +78,7 @@ impl Denials {
             tally: Tally::new(),
             audit,
             subject,
-            cgroup,
+            names: boundary.names(cgroup),
             malformed: 0,
             totals: HashMap::new(),
             restless: RESTLESS,
@@ -120,10 +121,12 @@ impl Denials {
             self.drain();
             let lost = self.tally.lost();
             self.record_loss(lost);
+            self.record_unnamed();
         }
         self.drain();
         let lost = self.tally.lost_for_good();
         self.record_loss(lost);
+        self.record_unnamed();
         self.record_habitual();
         self.record_remaining();
     }
@@ -196,14 +199,8 @@ impl Denials {
         } else {
             Outcome::Observe
         };
-        let task = (event.task.tgid != 0).then(|| {
-            Arc::new(process(
-                &event.task,
-                event.cookie,
-                event.time_ns,
-                &self.cgroup,
-            ))
-        });
+        let task = (event.task.tgid != 0)
+            .then(|| Arc::new(self.names.process(&event.task, event.cookie, event.time_ns)));
         let time = wall_clock(event.time_ns);
         let mut record = Record::new(&self.subject, time, Kind::Direct, outcome, reason.label())
             .from_kernel(task)
@@ -239,6 +236,30 @@ impl Denials {
             record.repeated = lost - 1;
             self.write(record);
         }
+    }
+
+    /// What the tracepoints told and nobody could take in: of some processes nothing is known.
+    fn record_unnamed(&self) {
+        let lost = self.names.take_lost();
+        if lost == 0 {
+            return;
+        }
+        let time = Timestamp::now();
+        let mut record = Record::new(
+            &self.subject,
+            time,
+            Kind::Loss,
+            Outcome::Deny,
+            "process_ring_full",
+        )
+        .from_kernel(None)
+        .blame(Blame::Us);
+        record.hint = Some(
+            "events of processes that were lost; records of these processes name no executable"
+                .to_owned(),
+        );
+        record.repeated = lost - 1;
+        self.write(record);
     }
 
     /// What was folded a while ago and has not been followed by another event of its reason.
@@ -404,6 +425,10 @@ fn hint(reason: Reason, event: &Event) -> String {
         Reason::Device => "policy does not name this device; see `devices` in [process]".to_owned(),
         Reason::UnknownNamespace => {
             "the gateway has no listener in this network namespace, so nothing leaves it".to_owned()
+        }
+        Reason::ProcessTableFull => {
+            "more processes at once than account is kept of; the one that forked was killed"
+                .to_owned()
         }
         Reason::LeftCgroup => "a process left the agent's cgroup and was killed".to_owned(),
         Reason::SocketFamily => format!(

@@ -1,4 +1,5 @@
-//! Which executable a task runs, as far as `/proc` can still tell.
+//! Which executable a task runs, as far as `/proc` can still tell: where the tracepoints that
+//! know it are not attached.
 //!
 //! The kernel half names the task; the path is looked up afterwards and is left out when the
 //! process is gone, has left the agent's cgroup, or began after the call it is to explain, that
@@ -22,12 +23,24 @@ pub(super) fn path(pid: u32, call_ns: u64, agent_cgroup: &str) -> Option<String>
         || member
             .strip_prefix(agent_cgroup)
             .is_some_and(|rest| rest.starts_with('/'));
-    let older = started_ns(&folder)? <= call_ns;
+    let older = started_ns_of(&folder)? <= call_ns;
     (within && older).then(|| exe.to_string_lossy().into_owned())
 }
 
+/// When the process with this number began, nanoseconds since boot, to the clock tick; none if
+/// there is none.
+pub(super) fn began(pid: u32) -> Option<u64> {
+    started_ns_of(&Path::new("/proc").join(pid.to_string()))
+}
+
+/// Whether the process that has this number now began then, to the clock tick.
+pub(super) fn began_at(pid: u32, started_ns: u64) -> bool {
+    let tick = 1_000_000_000 / rustix::param::clock_ticks_per_second().max(1);
+    began(pid).is_some_and(|began| began == started_ns - started_ns % tick)
+}
+
 /// When a process began, nanoseconds since boot, rounded down to a clock tick.
-fn started_ns(folder: &Path) -> Option<u64> {
+fn started_ns_of(folder: &Path) -> Option<u64> {
     let stat = fs::read_to_string(folder.join("stat")).ok()?;
     // The command name may hold anything, but it ends at the last parenthesis.
     let (_, fields) = stat.rsplit_once(") ")?;

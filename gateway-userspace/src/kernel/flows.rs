@@ -10,7 +10,7 @@ use std::{
 use aya::maps::{HashMap, MapData, MapError};
 use gateway_common::{
     endpoint::Endpoint,
-    flow::{Flow, KIND_REDIRECTED, Task, Tuple},
+    flow::{Flow, KIND_REDIRECTED, Tuple},
     packet::UDP,
 };
 use nix::time::{ClockId, clock_gettime};
@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 use super::{
     abi::Wire,
     boundary::{Boundary, BoundaryError, Storage},
-    exe,
+    processes::Names,
 };
 use crate::{
     identity::{Identify, LocalEnd, Peer, Process, Unattributed},
@@ -36,8 +36,7 @@ type Tuples = HashMap<MapData, Wire<Tuple>, Wire<Flow>>;
 #[derive(Debug)]
 pub struct KernelIdentity {
     agent: AgentId,
-    /// Path of the agent's cgroup within the hierarchy.
-    cgroup: String,
+    names: Names,
     ledger: Arc<Ledger>,
     accepted: Storage<Flow>,
     tuples: Mutex<Tuples>,
@@ -56,7 +55,7 @@ impl KernelIdentity {
     ) -> Result<Self, BoundaryError> {
         Ok(Self {
             agent,
-            cgroup,
+            names: boundary.names(cgroup),
             ledger,
             accepted: boundary.take_map("ACCEPTED")?,
             tuples: Mutex::new(boundary.take_map("TUPLES")?),
@@ -105,7 +104,7 @@ impl KernelIdentity {
     }
 
     fn process(&self, flow: &Flow) -> Process {
-        process(&flow.task, flow.cookie, flow.time_ns, &self.cgroup)
+        self.names.process(&flow.task, flow.cookie, flow.time_ns)
     }
 }
 
@@ -149,21 +148,6 @@ fn unattributed(error: MapError) -> Unattributed {
             }
             other => Unattributed::Kernel(other.to_string()),
         },
-    }
-}
-
-/// A task as the kernel saw it, with the executable if it can still be told.
-pub(super) fn process(task: &Task, cookie: u64, time_ns: u64, cgroup: &str) -> Process {
-    let end = task.comm.iter().position(|byte| *byte == 0);
-    let comm = task.comm.get(..end.unwrap_or(task.comm.len()));
-    Process {
-        pid: task.tgid,
-        tid: task.pid,
-        uid: task.uid,
-        comm: String::from_utf8_lossy(comm.unwrap_or_default()).into_owned(),
-        exe: exe::path(task.tgid, time_ns, cgroup),
-        cgroup: task.cgroup,
-        cookie,
     }
 }
 

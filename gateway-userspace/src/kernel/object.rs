@@ -1,7 +1,9 @@
 //! The embedded BPF object: loaded once per agent, with that agent's constants.
 
-use super::{BoundaryError, abi::Wire, spec::AgentSpec};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel, include_bytes_aligned};
+use gateway_common::process::KernelLayout;
+
+use super::{BoundaryError, abi::Wire, spec::AgentSpec};
 
 /// What `build.rs` built.
 pub(super) static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice-ebpf"));
@@ -27,13 +29,14 @@ fn verifier_log() -> VerifierLogLevel {
 }
 
 /// Loads the object into the kernel: maps are created, programs not yet verified.
-pub(super) fn load(spec: &AgentSpec) -> Result<Ebpf, BoundaryError> {
+pub(super) fn load(spec: &AgentSpec, layout: KernelLayout) -> Result<Ebpf, BoundaryError> {
     let level = log_level();
     EbpfLoader::new()
         .verifier_log_level(verifier_log())
         .override_global("AGENT", &Wire(spec.config), true)
         .override_global("LOOPBACK", &Wire(spec.loopback), true)
         .override_global("UNIX", &Wire(spec.unix), true)
+        .override_global("KERNEL", &Wire(layout), true)
         .override_global(aya_log::LEVEL, &level, false)
         .load(OBJECT)
         .map_err(|source| BoundaryError::Load {

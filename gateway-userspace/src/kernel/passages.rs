@@ -21,7 +21,8 @@ use super::{
     abi::pollable,
     boundary::{Boundary, BoundaryError},
     denials::{Gaps, wall_clock},
-    flows::{process, socket_addr},
+    flows::socket_addr,
+    processes::Names,
 };
 use crate::{
     audit::{Audit, Blame, Kind, Outcome, Record, Subject},
@@ -42,7 +43,7 @@ pub struct Passages {
     ledger: Arc<Ledger>,
     audit: Audit,
     subject: Subject,
-    cgroup: String,
+    names: Names,
 }
 
 impl Passages {
@@ -66,7 +67,7 @@ impl Passages {
             ledger,
             audit,
             subject,
-            cgroup,
+            names: boundary.names(cgroup),
         };
         while passages.next().is_some() {}
         passages.gaps.lost_for_good();
@@ -149,7 +150,7 @@ impl Passages {
     }
 
     fn record(&self, flow: &Flow, kind: Kind, outcome: Outcome, reason: &'static str) -> Record {
-        let process = process(&flow.task, flow.cookie, flow.time_ns, &self.cgroup);
+        let process = self.names.process(&flow.task, flow.cookie, flow.time_ns);
         let destination = socket_addr(&flow.original);
         let time = wall_clock(flow.time_ns);
         let mut record = Record::new(&self.subject, time, kind, outcome, reason)

@@ -3,10 +3,15 @@
 
 use std::fs;
 
+use aya::{Btf, EbpfError};
+use gateway_common::process::KernelLayout;
+
 use super::{
-    AGENT_PROGRAMS, BoundaryError, GATEWAY_PROGRAM,
+    AGENT_PROGRAMS, BoundaryError, GATEWAY_PROGRAM, PROCESS_PROGRAMS,
     attach::{self, Place},
     cgroup::Cgroup,
+    layout,
+    lsm::{self, LSM_PROGRAMS},
     object,
     spec::AgentSpec,
     unix,
@@ -31,7 +36,8 @@ pub struct ProgramProbe {
 /// If the object as a whole, its maps among it, is refused.
 pub fn programs(scratch: &Cgroup) -> Result<Vec<ProgramProbe>, BoundaryError> {
     let spec = AgentSpec::widest();
-    let mut ebpf = object::load(&spec)?;
+    let layout = layout::of_kernel(scratch.level()?, true).unwrap_or(KernelLayout::UNKNOWN);
+    let mut ebpf = object::load(&spec, layout)?;
     let cgroup = scratch.open()?;
     let place = Place {
         cgroup: &cgroup,
@@ -59,6 +65,26 @@ pub fn programs(scratch: &Cgroup) -> Result<Vec<ProgramProbe>, BoundaryError> {
                 result: unix::attach(name, attach_type, object::OBJECT, &ebpf, place).map(drop),
             }),
     );
+    let types = Btf::from_sys_fs().map_err(|source| BoundaryError::Load {
+        source: Box::new(EbpfError::BtfError(source)),
+    });
+    if let Ok(types) = types {
+        probes.extend(LSM_PROGRAMS.into_iter().map(|name| ProgramProbe {
+            program: name,
+            optional: true,
+            result: lsm::attach(name, &mut ebpf, &types, place).map(drop),
+        }));
+    }
+    for name in PROCESS_PROGRAMS {
+        probes.push(ProgramProbe {
+            program: name,
+            optional: true,
+            result: match ebpf.program_mut(name) {
+                Some(program) => attach::attach_trace(name, program).map(drop),
+                None => Err(BoundaryError::Missing(name)),
+            },
+        });
+    }
     Ok(probes)
 }
 

@@ -14,7 +14,7 @@ use std::{
 
 use aya::{Ebpf, maps::Map};
 use aya_obj::Object;
-use gateway_common::unix::{UNIX_ANY, UNIX_NAMED, UnixConfig, UnixName};
+use gateway_common::unix::{UNIX_ANY, UNIX_NAMED, UNIX_OWN, UnixConfig, UnixName};
 
 use super::{
     BoundaryError,
@@ -73,18 +73,25 @@ const READS: [u64; 8] = [
 
 fn offsets() -> Option<(u32, u32)> {
     const CONTEXT: &str = "bpf_sock_addr_kern";
-    let types = Types::of_kernel()?;
+    let types = Types::of_kernel().ok()?;
     // 0 stands for "unknown", and is where the socket is.
     let address = types
         .offset(CONTEXT, "uaddr")
+        .ok()
         .filter(|offset| *offset != 0)?;
-    Some((address, types.offset(CONTEXT, "uaddrlen")?))
+    Some((address, types.offset(CONTEXT, "uaddrlen").ok()?))
 }
 
 /// The constants of an agent under this policy, on a kernel with these abilities.
 pub(super) fn config(sockets: &UnixSockets, support: Support) -> UnixConfig {
     let mut config = UnixConfig::SHUT;
-    config.mode = if sockets.any { UNIX_ANY } else { UNIX_NAMED };
+    config.mode = if sockets.any {
+        UNIX_ANY
+    } else if sockets.own {
+        UNIX_OWN
+    } else {
+        UNIX_NAMED
+    };
     if let Some((address, length)) = support.offsets {
         config.address_offset = address;
         config.length_offset = length;

@@ -2,16 +2,22 @@
 //! fail. Attaching without an error is no proof that anything is enforced.
 
 use std::{
-    io,
+    ffi::OsStr,
+    fs::File,
+    io::{self, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
+    os::unix::process::ExitStatusExt as _,
     path::PathBuf,
-    process::{Command, ExitCode, Stdio},
+    process::{Command, ExitCode, ExitStatus, Stdio},
     time::Duration,
 };
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use crate::kernel::cgroup::{self, Cgroup};
+use crate::kernel::{
+    Boundary, BoundaryError, bpf_is_refused,
+    cgroup::{self, Cgroup},
+};
 
 /// Longest a canary's connect may take; over loopback it is answered at once.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -28,9 +34,12 @@ pub enum CanaryError {
          Run `sluice doctor` to see what this kernel holds"
     )]
     Escaped(String),
+    /// Policy rests on what does not hold.
+    #[error(transparent)]
+    Boundary(#[from] BoundaryError),
     /// It did not come back with an answer.
     #[error("the canary ended with {0} instead of an answer")]
-    Lost(std::process::ExitStatus),
+    Lost(ExitStatus),
 }
 
 /// Sockets outside the boundary that must stay silent.
@@ -92,6 +101,38 @@ impl Canary {
     }
 }
 
+/// Sees for itself what else the boundary holds: that a process which leaves `agent`'s cgroup for
+/// `outside` is killed, and that the LSM programs refuse. What was attached and does nothing counts
+/// for nothing.
+///
+/// # Errors
+/// If a process cannot be sent, or policy rests on what does not hold.
+pub fn prove(boundary: &mut Boundary, agent: &Cgroup, outside: &Cgroup) -> Result<(), CanaryError> {
+    if boundary.held().leavers {
+        let leave = [OsStr::new("--leave"), outside.path().as_os_str()];
+        if send_in(agent, leave)?.signal() != Some(SIGKILL) {
+            boundary.leavers_live();
+        }
+    }
+    let refuses = boundary.held().lsm && send_in(agent, [OsStr::new("--bpf")])?.success();
+    Ok(boundary.lsm_seen(refuses)?)
+}
+
+/// How a process ends that does this inside `agent`.
+fn send_in<const N: usize>(agent: &Cgroup, what: [&OsStr; N]) -> io::Result<ExitStatus> {
+    Command::new("/proc/self/exe")
+        .arg("canary")
+        .arg("--cgroup")
+        .arg(agent.path())
+        .args(what)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .status()
+}
+
+/// The signal that a leaver dies of.
+const SIGKILL: i32 = 9;
+
 /// The hidden command that the canary runs.
 #[derive(clap::Args, Debug)]
 pub struct CanaryCommand {
@@ -99,11 +140,17 @@ pub struct CanaryCommand {
     #[arg(long)]
     cgroup: PathBuf,
     /// Listener outside.
-    #[arg(long)]
-    tcp: SocketAddr,
+    #[arg(long, required_unless_present_any = ["leave", "bpf"])]
+    tcp: Option<SocketAddr>,
     /// Datagram socket outside.
+    #[arg(long, required_unless_present_any = ["leave", "bpf"])]
+    udp: Option<SocketAddr>,
+    /// Cgroup to leave for, instead of trying to get out otherwise.
     #[arg(long)]
-    udp: SocketAddr,
+    leave: Option<PathBuf>,
+    /// Try `bpf(2)`, and end well if it is refused.
+    #[arg(long)]
+    bpf: bool,
 }
 
 impl CanaryCommand {
@@ -112,8 +159,21 @@ impl CanaryCommand {
     /// # Errors
     /// If the cgroup cannot be joined.
     pub fn run(self) -> anyhow::Result<ExitCode> {
+        // Opened outside: inside it may be refused, and that is not what is to be seen.
+        let leave = self.leave.map(|outside| outside.join("cgroup.procs"));
+        let leave = leave.map(|procs| File::options().write(true).open(procs));
         cgroup::enter(&self.cgroup)?;
-        let (tcp, udp) = (self.tcp.into(), self.udp.into());
+        if let Some(procs) = leave {
+            procs?.write_all(b"0")?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        if self.bpf {
+            return Ok(ExitCode::from(u8::from(!bpf_is_refused())));
+        }
+        let (Some(tcp), Some(udp)) = (self.tcp, self.udp) else {
+            anyhow::bail!("--tcp and --udp are missing");
+        };
+        let (tcp, udp) = (tcp.into(), udp.into());
         let ways: [(&str, io::Result<()>); 4] = [
             ("connect over TCP", connect(&tcp)),
             ("a datagram", send(&udp)),

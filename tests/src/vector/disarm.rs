@@ -115,6 +115,17 @@ pub(super) fn freeze_gateway(target: &Target) -> Outcome {
     open(&place.join("cgroup.freeze"))
 }
 
+/// This folder, if it is a cgroup. Where none is in sight, its path may lead to a plain folder
+/// that root may write to.
+fn cgroup(folder: PathBuf) -> Result<PathBuf, Failed> {
+    let found = nix::sys::statfs::statfs(&folder).map_err(io::Error::from);
+    let kind = found.map_err(failed("statfs"))?.filesystem_type();
+    if kind == nix::sys::statfs::CGROUP2_SUPER_MAGIC {
+        return Ok(folder);
+    }
+    Err(failed("statfs")(io::Error::from_raw_os_error(libc::ENOENT)))
+}
+
 fn outside(target: &Target) -> PathBuf {
     target.stage.cgroups.join(&target.stage.outside)
 }
@@ -124,11 +135,12 @@ fn own_cgroup(target: &Target) -> Result<PathBuf, Failed> {
     let text = fs::read_to_string("/proc/self/cgroup").map_err(failed("cgroup"))?;
     let path = text.lines().find_map(|line| line.strip_prefix("0::/"));
     let path = path.ok_or_else(|| failed("cgroup")(io::ErrorKind::NotFound.into()))?;
-    Ok(target.stage.cgroups.join(path))
+    cgroup(target.stage.cgroups.join(path))
 }
 
 fn move_to(cgroup: &Path, file: &str) -> Result<(), Failed> {
-    let file = OpenOptions::new().write(true).open(cgroup.join(file));
+    let folder = self::cgroup(cgroup.to_owned())?;
+    let file = OpenOptions::new().write(true).open(folder.join(file));
     file.map_err(failed("open"))?
         .write_all(b"0")
         .map_err(failed("move"))
@@ -322,7 +334,12 @@ fn gateway(target: &Target) -> Result<Pid, Failed> {
 
 pub(super) fn audit(target: &Target) -> Outcome {
     let missing = || failed("stage")(io::ErrorKind::NotFound.into());
-    open(target.stage.audit.as_ref().ok_or_else(missing)?)
+    let path = target.stage.audit.as_ref().ok_or_else(missing)?;
+    let file = OpenOptions::new().append(true).open(path);
+    file.map_err(failed("open"))?
+        .write_all(&target.marker)
+        .map_err(failed("write"))?;
+    Ok(None)
 }
 
 pub(super) fn magic_key(_: &Target) -> Outcome {

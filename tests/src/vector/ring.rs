@@ -49,17 +49,21 @@ fn exchange(mut ring: IoUring, kind: i32, to: SocketAddr, bytes: &[u8]) -> Outco
     submit(&mut ring, &connect).map_err(failed("connect"))?;
     let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
     let send = opcode::Send::new(fd, bytes.as_ptr(), length).build();
-    submit(&mut ring, &send).map_err(failed("send"))?;
-    // Whoever decides on it has something to read until the end.
     let end = opcode::Shutdown::new(fd, libc::SHUT_WR).build();
-    submit(&mut ring, &end).map_err(failed("shutdown"))?;
     let mut answer = [0; 512];
     let read = opcode::Recv::new(fd, answer.as_mut_ptr(), 512).build();
-    match submit(&mut ring, &read) {
-        Err(error) if error.raw_os_error() == Some(libc::ECONNRESET) => Ok(None),
-        result => result.map(|_| None).map_err(failed("recv")),
+    for (call, work) in [("send", send), ("shutdown", end), ("recv", read)] {
+        match submit(&mut ring, &work) {
+            // Whoever resets was reached.
+            Err(error) if error.raw_os_error().is_some_and(|it| OVER.contains(&it)) => break,
+            result => result.map_err(failed(call))?,
+        };
     }
+    Ok(None)
 }
+
+/// How a connection looks that the other side has ended.
+const OVER: &[i32] = &[libc::ECONNRESET, libc::EPIPE, libc::ENOTCONN];
 
 /// An unconnected datagram.
 fn send(mut ring: IoUring, to: SocketAddr, bytes: &[u8]) -> Outcome {

@@ -22,7 +22,7 @@ use nix::sys::socket::{
 };
 
 use super::{
-    session::NOBODY,
+    session::{NOBODY, Who, credentials},
     world::{ORIGIN4, World},
 };
 use crate::{
@@ -174,6 +174,7 @@ impl Outside {
         folder: &Path,
         vector: &Path,
         outsider: &Path,
+        who: Who,
     ) -> anyhow::Result<Self> {
         let run = folder.join("run");
         let scratch = folder.join("scratch");
@@ -208,9 +209,12 @@ impl Outside {
         let relative = cgroups.outside.strip_prefix(&facts.cgroups);
         facts.outside = relative.context("a cgroup below the mount")?.to_owned();
 
-        let mut command = Command::new(outsider);
+        // With the very credentials of those who tamper with it.
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", "exec \"$@\"", "sh"]);
+        command.args(credentials(who)).arg(outsider);
         command.arg(ORIGIN4.to_string()).arg(PORT.to_string());
-        command.uid(NOBODY).gid(NOBODY).current_dir("/");
+        command.current_dir("/");
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut outsider = world.node.run(|| command.spawn()).context("an outsider")?;
         let orders = outsider.stdin.take().context("no standard input")?;

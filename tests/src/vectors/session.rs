@@ -1,7 +1,7 @@
 //! The `vector` program under way, confined or not, and what it and the audit log say.
 
 use std::{
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     fs::{self, File},
     io::{BufRead as _, BufReader, Write as _},
     os::unix::{ffi::OsStrExt as _, fs::PermissionsExt as _},
@@ -99,15 +99,16 @@ impl Bench {
         })
     }
 
-    /// Puts outsiders into place, for all sessions from now on. `outsider` is that program.
+    /// Puts outsiders into place, for all sessions from now on. `outsider` is that program,
+    /// which has these credentials.
     ///
     /// # Errors
     /// If one of them cannot be.
-    pub fn furnish(&mut self, world: &World, outsider: &Path) -> anyhow::Result<()> {
+    pub fn furnish(&mut self, world: &World, outsider: &Path, who: Who) -> anyhow::Result<()> {
         let copy = self.folder.path().join("outsider");
         fs::copy(outsider, &copy).context("copying the outsider")?;
         fs::set_permissions(&copy, fs::Permissions::from_mode(0o755))?;
-        let outside = Outside::new(world, self.folder.path(), &self.vector, &copy)?;
+        let outside = Outside::new(world, self.folder.path(), &self.vector, &copy, who)?;
         self.outside = Some(outside);
         Ok(())
     }
@@ -150,7 +151,7 @@ impl Bench {
     ) -> anyhow::Result<Session> {
         let file = self.folder.path().join(format!("{tag}.toml"));
         fs::write(&file, policy)?;
-        let audit = self.folder.path().join(format!("{tag}.jsonl"));
+        let audit = self.audit(tag);
         let mut command = self.set(None);
         command.arg(&self.sluice);
         command.arg("run").arg("--policy").arg(&file);
@@ -181,7 +182,7 @@ impl Bench {
         let mut command = self.set(cgroup);
         command.args(credentials(if root { Who::Root } else { Who::Nobody }));
         command.arg(&self.vector);
-        let audit = self.folder.path().join("audit.jsonl");
+        let audit = self.audit(tag);
         fs::write(&audit, "")?;
         let gateway = self.outside.as_ref().map(Outside::stand_in);
         command.args(self.arguments(tag, attempts, Some(&audit), gateway));
@@ -218,16 +219,18 @@ impl Bench {
         let mount = gateway_userspace::kernel::cgroup::mount_point()?;
         let mut command = self.set(Some(&mount.join(cgroup_of(agent)?)));
         command.args(credentials(who)).arg(&self.vector);
-        let audit = self.folder.path().join("audit.jsonl");
+        let audit = self.audit(tag);
         fs::write(&audit, "")?;
         command.args(self.arguments(tag, attempts, Some(&audit), None));
-        let environment = fs::read(format!("/proc/{agent}/environ"))?;
-        let proxy = environment
-            .split(|byte| *byte == 0)
-            .find_map(|variable| variable.strip_prefix(b"HTTP_PROXY="))
-            .context("the agent knows no gateway")?;
-        command.env("HTTP_PROXY", OsStr::from_bytes(proxy));
+        let proxy = proxy_of(agent)?.context("the agent knows no gateway")?;
+        command.env("HTTP_PROXY", proxy);
         self.start(node, command, tag, None)
+    }
+
+    /// Where the audit log of a session is; one without a boundary has a file that stands for it.
+    #[must_use]
+    pub fn audit(&self, tag: &str) -> PathBuf {
+        self.folder.path().join(format!("{tag}.jsonl"))
     }
 
     /// The beginning of a command: where it finds outsiders, and in which cgroup it runs.
@@ -304,8 +307,17 @@ impl Bench {
     }
 }
 
+/// What a process was told about the gateway.
+fn proxy_of(pid: u32) -> anyhow::Result<Option<OsString>> {
+    let environment = fs::read(format!("/proc/{pid}/environ"))?;
+    let proxy = environment
+        .split(|byte| *byte == 0)
+        .find_map(|variable| variable.strip_prefix(b"HTTP_PROXY="));
+    Ok(proxy.map(|proxy| OsStr::from_bytes(proxy).to_owned()))
+}
+
 /// How a command is given these credentials.
-fn credentials(who: Who) -> Vec<String> {
+pub(super) fn credentials(who: Who) -> Vec<String> {
     let nobody = NOBODY.to_string();
     let options: &[&str] = match who {
         Who::Nobody => &["--reuid", &nobody, "--regid", &nobody, "--clear-groups"],
@@ -378,6 +390,24 @@ impl Session {
             .recv_timeout(scaled(PATIENCE))
             .with_context(|| format!("no attempt: {}", self.complaints()))?;
         serde_json::from_str(&line).with_context(|| format!("not an attempt: {line}"))
+    }
+
+    /// A process of the agent, by its number outside: inside it has another. There is one from
+    /// the first attempt on.
+    ///
+    /// # Errors
+    /// If there is none, or no boundary.
+    pub fn agent(&self) -> anyhow::Result<u32> {
+        let gateway = cgroup_of(self.child.id())?;
+        let run = gateway.strip_suffix("/gateway");
+        let run = run.with_context(|| format!("{gateway} is no gateway's"))?;
+        let mount = gateway_userspace::kernel::cgroup::mount_point()?;
+        let procs = fs::read_to_string(mount.join(run).join("agent/cgroup.procs"))?;
+        let processes: Vec<u32> = procs.lines().filter_map(|pid| pid.parse().ok()).collect();
+        processes
+            .into_iter()
+            .find(|pid| proxy_of(*pid).is_ok_and(|proxy| proxy.is_some()))
+            .context("no process of the agent knows of the gateway")
     }
 
     /// Lets a waiting attempt go on.

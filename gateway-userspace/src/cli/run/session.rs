@@ -11,7 +11,7 @@ use crate::{
     kernel::{AgentSpec, Boundary, KernelHeld, check_unix_paths, forward_logs},
     launch::{
         assurance::{Assessment, assess},
-        canary::Canary,
+        canary::{Canary, prove},
         order::Order,
         supervise::{Waiting, exit_code},
         terminal,
@@ -90,6 +90,7 @@ async fn inside(
     forward_logs(boundary);
     if plan.policy.mode() == Mode::Enforce {
         Canary::set_out()?.check(&site.agent)?;
+        prove(boundary, &site.agent, &site.gateway)?;
     }
     let held = boundary.held();
     let waiting = shut_in(&mut plan, site, port, open_files, held).await?;
@@ -107,6 +108,7 @@ async fn inside(
     .await?;
     announce(&plan);
 
+    boundary.arm()?;
     let status = tokio::select! {
         status = waiting.go() => status.context("waiting for the command"),
         () = serving.lost() => Err(anyhow::anyhow!(

@@ -1,13 +1,16 @@
 //! Taking the boundary away, or getting out from under it.
 
 use crate::vectors::{
-    Expected, Oracle, Row, datagram, fails, killed, open,
+    Expected, Oracle, Row, datagram, fails, left, open, passes,
     session::Who::{self, Root},
 };
 
-const LEFT: Expected = killed("cgroup_attach_task", "left_cgroup");
-const CGROUPS: &[&str] = &["uid", "Landlock"];
-const NO_CGROUP: Expected = fails(libc::EACCES);
+/// It moved, and was killed before it could do anything outside.
+const LEFT: Expected = left("cgroup_attach_task", "left_cgroup");
+/// Its child was made outside, and is killed before it runs.
+const BORN: Expected = left("process_fork", "left_cgroup");
+const CGROUPS: &[&str] = &["mount namespace", "uid"];
+const NO_CGROUP: Expected = fails(libc::ENOENT);
 const NAMESPACES: &[&str] = &["seccomp"];
 const NO_NAMESPACE: Expected = fails(libc::EPERM);
 const STILL_IN: Expected = datagram("sendmsg4");
@@ -15,6 +18,8 @@ const BPF: &[&str] = &["seccomp", "capabilities"];
 const NO_BPF: Expected = fails(libc::EPERM);
 const SEEN: &[&str] = &["pid namespace"];
 const NO_GATEWAY: Expected = fails(libc::ESRCH);
+const FILES: &[&str] = &["mount namespace", "uid"];
+const READ_ONLY: Expected = fails(libc::EROFS);
 const ROOTS: Expected = open("root's file, and this is root: BPF-LSM or a mount hides it");
 
 const fn by(mut row: Row, who: Who) -> Row {
@@ -40,7 +45,7 @@ pub(super) const ROWS: &[Row] = &[
     cgroup("cgroup-sibling", LEFT),
     cgroup("cgroup-threads", fails(libc::EOPNOTSUPP))
         .uncontrolled("a thread stays in its own threaded tree, whoever it is"),
-    cgroup("cgroup-born", LEFT),
+    cgroup("cgroup-born", BORN),
     cgroup("cgroup-child", STILL_IN),
     cgroup("cgroup-threaded", STILL_IN),
     cgroup("cgroup-remove", fails(libc::EBUSY)).uncontrolled("never while somebody is inside"),
@@ -57,27 +62,35 @@ pub(super) const ROWS: &[Row] = &[
         Root,
     )
     .at(Oracle::Caller),
-    by(Row::both("bpf-detach", NO_BPF).launcher(BPF, NO_BPF), Root)
-        .uncontrolled("a link is not detached this way, by nobody"),
+    by(
+        Row::both("bpf-detach", fails(libc::EINVAL)).launcher(BPF, NO_CGROUP),
+        Root,
+    )
+    .uncontrolled("a link is not detached this way, by nobody"),
     by(Row::both("bpf-unmount", NO_BPF).launcher(BPF, NO_BPF), Root).at(Oracle::Caller),
-    gateway("gateway-signal"),
+    gateway("gateway-signal").attached(open(
+        "CAP_KILL reaches every process in sight; an agent whose gateway is gone is shut in",
+    )),
     gateway("gateway-ptrace"),
-    gateway("gateway-memory"),
+    gateway("gateway-memory").attached(fails(libc::EACCES)),
     gateway("gateway-descriptor"),
+    // What it finds at that path is `/dev/null`.
     by(
-        Row::both("audit", ROOTS).launcher(&["uid", "Landlock"], fails(libc::EACCES)),
+        Row::both("audit", ROOTS).launcher(&["mount namespace", "uid"], passes()),
         Root,
     )
-    .at(Oracle::Caller),
+    .at(Oracle::Audit),
     by(
-        Row::both("sysrq", ROOTS).launcher(&["uid", "Landlock"], fails(libc::EACCES)),
+        Row::both("sysrq", ROOTS).launcher(FILES, fails(libc::EACCES)),
         Root,
     )
+    .rooted(READ_ONLY)
     .at(Oracle::Caller)
     .unless(&[libc::ENOENT]),
     by(
-        Row::both("core-pattern", ROOTS).launcher(&["uid", "Landlock"], fails(libc::EACCES)),
+        Row::both("core-pattern", ROOTS).launcher(FILES, fails(libc::EACCES)),
         Root,
     )
+    .rooted(READ_ONLY)
     .at(Oracle::Caller),
 ];

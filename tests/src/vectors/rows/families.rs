@@ -1,6 +1,6 @@
 //! Families that no program of a cgroup sees, other gates into the kernel, and devices.
 
-use crate::vectors::{Expected, Oracle, Row, datagram, fails, open, refused};
+use crate::vectors::{Expected, Oracle, Row, datagram, fails, killed, open, refused};
 
 const FAMILY: &[&str] = &["seccomp"];
 const NO_FAMILY: Expected = fails(libc::EAFNOSUPPORT);
@@ -12,7 +12,7 @@ const NOT_BUILT: &[i32] = &[
 ];
 const CAPABILITIES: &[&str] = &["seccomp", "capabilities"];
 const GATE: &[&str] = &["seccomp"];
-const DEVICES: &[&str] = &["device", "mounts"];
+const DEVICES: &[&str] = &["device", "capabilities"];
 const NO_DEVICE: Expected = refused(libc::EPERM, "device", "device");
 /// No driver behind the number.
 const NO_DRIVER: &[i32] = &[libc::ENXIO, libc::ENODEV, libc::ENOENT];
@@ -56,15 +56,20 @@ pub(super) const ROWS: &[Row] = &[
     by_root(family("can")),
     family("netlink-diag"),
     Row::both("gate-udp", datagram("sendmsg4"))
-        .launcher(GATE, fails(libc::ENOSYS))
+        .launcher(GATE, killed(libc::SIGSYS))
         .unless(&[libc::ENOSYS]),
-    by_root(Row::both("gate-packet", UNSEEN).launcher(GATE, fails(libc::ENOSYS)))
+    by_root(Row::both("gate-packet", UNSEEN).launcher(GATE, killed(libc::SIGSYS)))
         .unless(&[libc::ENOSYS]),
     Row::both("x32", datagram("sendmsg4"))
         .launcher(GATE, fails(libc::ENOSYS))
         .unless(&[libc::ENOSYS]),
-    node("tun"),
-    node("kmsg"),
+    // Nodes that are there have the rights of a file.
+    node("tun")
+        .launcher(&["device", "uid"], fails(libc::EACCES))
+        .rooted(NO_DEVICE),
+    node("kmsg")
+        .launcher(&["device", "uid"], fails(libc::EACCES))
+        .rooted(NO_DEVICE),
     node("made-tun"),
     node("made-kmsg"),
     node("made-mem"),

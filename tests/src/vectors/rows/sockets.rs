@@ -5,7 +5,7 @@ use crate::vectors::{Row, datagram, fails};
 const RING: &[&str] = &["seccomp"];
 
 /// No such call for agents.
-const NO_RING: crate::vectors::Expected = fails(libc::ENOSYS);
+const NO_RING: crate::vectors::Expected = fails(libc::EPERM);
 
 /// The kernel was built or set up without it.
 const RING_ABSENT: &[i32] = &[libc::ENOSYS, libc::EPERM];
@@ -15,12 +15,14 @@ pub(super) const ROWS: &[Row] = &[
         .launcher(RING, NO_RING)
         .unless(RING_ABSENT),
     Row::tcp("uring-tcp-polled", "connect4")
+        .by_thread("iou-sqp-")
         .launcher(RING, NO_RING)
         .unless(RING_ABSENT),
     Row::both("uring-udp", datagram("sendmsg4"))
         .launcher(RING, NO_RING)
         .unless(RING_ABSENT),
     Row::both("uring-udp-polled", datagram("sendmsg4"))
+        .by_thread("iou-sqp-")
         .launcher(RING, NO_RING)
         .unless(RING_ABSENT),
     Row::both("splice", datagram("connect4")),

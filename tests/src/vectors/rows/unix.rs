@@ -24,7 +24,7 @@ pub(super) const ROWS: &[Row] = &[
     Row::both("tmux", CONNECT),
     Row::both("setuid", crate::vectors::SOCKET).launcher(&["no_new_privs"], fails(libc::EPERM)),
     Row::both("upcall", open("a helper of the host's acts for root"))
-        .launcher(&["seccomp"], fails(libc::ENOSYS))
+        .launcher(&["seccomp"], fails(libc::EPERM))
         .at(Oracle::Caller)
         .unless(&[libc::ENOSYS]),
 ];

@@ -1,0 +1,291 @@
+//! What only a security module refuses: tried by root inside an agent's cgroup, where no launcher
+//! stands in the way. Where `bpf` is no active security module the same calls succeed, and Sluice
+//! says so.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+use sluice_tests::{
+    agent::{Agent, Running, field, sluice},
+    deadline::wait_for,
+    needs_root,
+    skip::PYTHON,
+    world::World,
+};
+
+const NOTHING: &str = "schema = 1\nagent = \"modules\"\n";
+const OWN: &str = "schema = 1\nagent = \"modules\"\n[network]\nunix = [\"self\"]\n";
+
+/// Each call with the errno that it ended with, 0 for none, on a line of its own. The first
+/// argument is the cgroup to join, or nothing.
+const CALLS: &str = r#"
+import ctypes, os, socket, struct, sys, tempfile
+libc = ctypes.CDLL(None, use_errno=True)
+libc.syscall.restype = ctypes.c_long
+PIDFD_GETFD, BPF, CLONE_NEWNS = 438, 321, 0x20000
+MS_REC_PRIVATE = 0x4000 | (1 << 18)
+
+def checked(result):
+    if result < 0:
+        raise OSError(ctypes.get_errno(), "refused")
+    return result
+
+def tell(name, call):
+    try:
+        call()
+        print(name, 0, flush=True)
+    except OSError as error:
+        print(name, error.errno, flush=True)
+
+# What is there before: mounts of one's own, a socket of a stranger's, listeners of a stranger's.
+checked(libc.unshare(CLONE_NEWNS))
+checked(libc.mount(b"none", b"/", None, MS_REC_PRIVATE, None))
+folder = tempfile.mkdtemp().encode()
+checked(libc.mount(b"none", folder, b"tmpfs", 0, None))
+foreign = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+stream, datagram = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+stream.bind(b"\0stream%d" % os.getpid())
+stream.listen()
+datagram.bind(b"\0datagram%d" % os.getpid())
+procs = sys.argv[2] + "/cgroup.procs"
+if sys.argv[1]:
+    with open(f"{sys.argv[1]}/cgroup.procs", "w") as join:
+        join.write("0")
+own = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+mine, parent = os.pidfd_open(os.getpid()), os.pidfd_open(os.getppid())
+
+def take(process, number):
+    checked(libc.syscall(PIDFD_GETFD, process, number, 0))
+
+def pass_on(one):
+    left, right = socket.socketpair()
+    socket.send_fds(left, [b"x"], [one.fileno()])
+    if not socket.recv_fds(right, 1, 1)[1]:
+        raise OSError(1, "nothing arrived")
+
+tell("packet", lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW))
+tell("diagnosis", lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 4))
+tell("route", lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0))
+tell("take-foreign", lambda: take(mine, foreign.fileno()))
+tell("take-own", lambda: take(mine, own.fileno()))
+tell("receive-foreign", lambda: pass_on(foreign))
+tell("receive-own", lambda: pass_on(own))
+tell("parent", lambda: take(parent, 0))
+tell("bpf", lambda: checked(libc.syscall(BPF, 0x7fffffff, ctypes.create_string_buffer(8), 8)))
+tell("mount", lambda: checked(libc.mount(b"none", folder, b"tmpfs", 0, None)))
+tell("umount", lambda: checked(libc.umount2(folder, 2)))
+tell("procs", lambda: os.close(os.open(procs, os.O_WRONLY)))
+tell("read-procs", lambda: os.close(os.open(procs, os.O_RDONLY)))
+
+def connect(kind, name):
+    one = socket.socket(socket.AF_UNIX, kind)
+    one.connect(name)
+
+tell("unix-stream", lambda: connect(socket.SOCK_STREAM, stream.getsockname()))
+tell("unix-datagram", lambda: connect(socket.SOCK_DGRAM, datagram.getsockname()))
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(b"\0own%d" % os.getpid())
+listener.listen()
+tell("unix-own", lambda: connect(socket.SOCK_STREAM, listener.getsockname()))
+pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+tell("unix-pair", lambda: pair[0].send(b"x"))
+"#;
+
+/// A call, the errno inside, and the record: hook and reason.
+const REFUSED: &[(&str, i32, &str, &str)] = &[
+    (
+        "packet",
+        libc::EAFNOSUPPORT,
+        "lsm_socket_create",
+        "socket_family",
+    ),
+    (
+        "diagnosis",
+        libc::EAFNOSUPPORT,
+        "lsm_socket_create",
+        "socket_family",
+    ),
+    (
+        "take-foreign",
+        libc::EPERM,
+        "lsm_file_receive",
+        "descriptor_received",
+    ),
+    (
+        "receive-foreign",
+        libc::EPERM,
+        "lsm_file_receive",
+        "descriptor_received",
+    ),
+    (
+        "parent",
+        libc::EPERM,
+        "lsm_ptrace_access_check",
+        "process_access",
+    ),
+    ("bpf", libc::EPERM, "lsm_bpf", "bpf_call"),
+    ("mount", libc::EPERM, "lsm_sb_mount", "mount"),
+    ("umount", libc::EPERM, "lsm_sb_umount", "mount"),
+    ("procs", libc::EACCES, "lsm_file_open", "cgroup_write"),
+];
+
+/// Calls that go on inside as outside.
+const ALLOWED: &[&str] = &[
+    "route",
+    "take-own",
+    "receive-own",
+    "read-procs",
+    "unix-pair",
+];
+
+/// The same for unix sockets, under a policy that allows the agent's own.
+const UNIX: &[(&str, i32, &str, &str)] = &[
+    (
+        "unix-stream",
+        libc::EACCES,
+        "lsm_unix_stream_connect",
+        "unix_socket",
+    ),
+    (
+        "unix-datagram",
+        libc::EACCES,
+        "lsm_unix_may_send",
+        "unix_socket",
+    ),
+];
+
+/// Whether the kernel says that BPF programs may refuse; it is not asked where it says nothing.
+fn is_active() -> bool {
+    fs::read_to_string("/sys/kernel/security/lsm")
+        .is_ok_and(|modules| modules.trim().split(',').any(|module| module == "bpf"))
+}
+
+fn agent(world: &World, policy: &str) -> Result<Running> {
+    let mut running = Agent::new(world, policy)?
+        .prepare(|command| {
+            command.stdin(Stdio::piped());
+        })
+        .spawn(["/bin/sh", "-c", "echo up; exec cat"])?;
+    running.wait_for_output("up")?;
+    Ok(running)
+}
+
+/// Makes the calls, inside this cgroup or outside of all.
+fn calls(world: &World, inside: Option<&Path>, procs: &Path) -> Result<BTreeMap<String, i32>> {
+    let mut command = Command::new(PYTHON);
+    command
+        .arg("-c")
+        .arg(CALLS)
+        .arg(inside.unwrap_or(Path::new("")))
+        .arg(procs);
+    let output = world.node.run(|| command.output())?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{said}{errors}");
+    said.lines()
+        .map(|line| {
+            let (name, errno) = line.split_once(' ').context("a name and an errno")?;
+            Ok((name.to_owned(), errno.parse()?))
+        })
+        .collect()
+}
+
+/// Checks refusals against what was seen inside and outside, and against the records.
+fn check(
+    expected: &[(&str, i32, &str, &str)],
+    inside: &BTreeMap<String, i32>,
+    outside: &BTreeMap<String, i32>,
+    running: &Running,
+) -> Result<()> {
+    for (call, errno, hook, reason) in expected {
+        // There is no such command of bpf(2): that is what the kernel says where it looks.
+        let control = if *call == "bpf" { libc::EINVAL } else { 0 };
+        ensure!(outside.get(*call) == Some(&control), "{call}: {outside:?}");
+        ensure!(inside.get(*call) == Some(errno), "{call}: {inside:?}");
+        wait_for(&format!("the record of {call}"), || {
+            let records = running.records()?;
+            let found = records.iter().any(|record| {
+                field(record, "method") == *hook
+                    && field(record, "reason") == *reason
+                    && field(record, "outcome") == "deny"
+                    && field(record, "process.exe").contains("python3")
+            });
+            Ok(found.then_some(()))
+        })
+        .with_context(|| format!("{:#?}", running.records()))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn what_is_refused_inside_is_what_goes_on_outside() -> Result<()> {
+    needs_root!();
+    let world = World::new()?;
+    let mut running = agent(&world, NOTHING)?;
+    let cgroup = running.cgroup()?;
+    let outside = calls(&world, None, &cgroup)?;
+    let inside = calls(&world, Some(&cgroup), &cgroup)?;
+    for call in ALLOWED {
+        ensure!(outside.get(*call) == Some(&0), "{call}: {outside:?}");
+        ensure!(inside.get(*call) == Some(&0), "{call}: {inside:?}");
+    }
+    if is_active() {
+        return check(REFUSED, &inside, &outside, &running);
+    }
+    // Nothing refuses, and nobody says that anything does.
+    for (call, ..) in REFUSED {
+        ensure!(
+            inside.get(*call) == outside.get(*call),
+            "{call}: {inside:?}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn own_unix_sockets_are_told_from_others_or_nothing_starts() -> Result<()> {
+    needs_root!();
+    let world = World::new()?;
+    if !is_active() {
+        let finished = Agent::new(&world, OWN)?.run(["/bin/echo", "ran"])?;
+        ensure!(
+            finished.status == 125 && finished.out().is_empty(),
+            "{finished:?}"
+        );
+        ensure!(finished.err().contains("unix = [\"self\"]"), "{finished:?}");
+        return Ok(());
+    }
+    let mut running = agent(&world, OWN)?;
+    let cgroup = running.cgroup()?;
+    let outside = calls(&world, None, &cgroup)?;
+    let inside = calls(&world, Some(&cgroup), &cgroup)?;
+    ensure!(inside.get("unix-own") == Some(&0), "{inside:?}");
+    check(UNIX, &inside, &outside, &running)
+}
+
+#[test]
+fn doctor_says_what_holds_and_not_what_is_attached() -> Result<()> {
+    needs_root!();
+    let output = Command::new(sluice()?)
+        .args(["doctor", "--json"])
+        .output()?;
+    let report: Value = serde_json::from_slice(&output.stdout)?;
+    let findings = report.get("findings").and_then(Value::as_array);
+    let findings = findings.context("findings")?;
+    let ok = |check: &str| {
+        findings
+            .iter()
+            .find(|found| field(found, "check") == check)
+            .map(|found| field(found, "ok"))
+    };
+    let active = is_active().to_string();
+    ensure!(ok("LSM programs").as_deref() == Some(&active), "{report:#}");
+    ensure!(ok("leavers").as_deref() == Some("true"), "{report:#}");
+    Ok(())
+}
