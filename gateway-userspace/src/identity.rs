@@ -59,7 +59,7 @@ pub struct Process {
     /// another boot either. None where the kernel half keeps no account of processes.
     pub exec_id: Option<String>,
     /// Who forked it, who forked that one, and so on, within the agent.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub parents: Vec<Ancestor>,
     /// Cgroup id.
     pub cgroup: u64,
@@ -90,6 +90,7 @@ pub struct Executable {
 
 /// A process that forked another.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Ancestor {
     /// Process id in the initial pid namespace.
     pub pid: u32,

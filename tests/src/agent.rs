@@ -303,7 +303,11 @@ impl Running {
         let stdin = self.child.stdin.take();
         wait_for_exit(&mut self.child)?;
         self.child.stdin = stdin;
-        Ok(())
+        // Its worker goes with it, by the kernel's hand, and the listeners with that.
+        let gateway = self.cgroup()?.with_file_name("gateway");
+        wait_for("the worker to end", || {
+            Ok(cgroup::is_empty(&gateway)?.then_some(()))
+        })
     }
 
     /// The records so far. A line that is still being written is left out.

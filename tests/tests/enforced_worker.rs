@@ -289,7 +289,7 @@ for number, line in enumerate(sys.stdin):
         print('failed', number, error, flush=True)
 ";
 
-fn waiting<'world>(world: &'world World, policy: &str) -> Result<Running> {
+fn waiting(world: &World, policy: &str) -> Result<Running> {
     Agent::new(world, policy)?
         .prepare(|command| {
             command.stdin(Stdio::piped());

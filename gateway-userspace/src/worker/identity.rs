@@ -26,7 +26,7 @@ use crate::{
 /// Octets of a request: id, kind, network namespace, peer, own address, transaction.
 const REQUEST: usize = 4 + 1 + 8 + 18 + 18 + 2;
 /// Octets of the largest answer.
-const ANSWER: usize = 16 << 10;
+const ANSWER: usize = 4 << 10;
 /// How long the worker waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Processes that are kept for the records of their connections.
@@ -201,7 +201,7 @@ fn serve(
         }
         let answer = match identify(&question, connection)? {
             Ok(peer) => Answer::Peer {
-                process: peer.process,
+                process: peer.process.as_deref().map(outline).map(Arc::new),
                 original: peer.original.map(|original| original.0),
             },
             Err(Unattributed::NoFlow) => Answer::NoFlow,
@@ -215,6 +215,19 @@ fn serve(
         }
     }
     Ok(())
+}
+
+/// What a worker needs to name a process in its records; the supervisor puts in the rest, which
+/// may be long.
+fn outline(process: &Process) -> Process {
+    Process {
+        comm: process.comm.clone(),
+        exe: None,
+        exe_source: None,
+        exec_id: None,
+        parents: Vec::new(),
+        ..*process
+    }
 }
 
 /// The worker's end.
