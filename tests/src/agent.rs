@@ -306,7 +306,7 @@ impl Running {
         // Its worker goes with it, by the kernel's hand, and the listeners with that.
         let gateway = self.cgroup()?.with_file_name("gateway");
         wait_for("the worker to end", || {
-            Ok(cgroup::is_empty(&gateway)?.then_some(()))
+            Ok((!cgroup::has_worker(&gateway)?).then_some(()))
         })
     }
 

@@ -55,6 +55,23 @@ pub fn is_empty(cgroup: &Path) -> Result<bool> {
     }
 }
 
+/// Whether a gateway's worker lives in this cgroup; others of Sluice's processes may.
+///
+/// # Errors
+/// If it cannot be read for another reason than being gone.
+pub fn has_worker(cgroup: &Path) -> Result<bool> {
+    let members = match fs::read_to_string(cgroup.join("cgroup.procs")) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        members => members.context("reading cgroup.procs")?,
+    };
+    let is_worker = |pid: &str| {
+        // One that has ended in between is none.
+        let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        words.split(|byte| *byte == 0).any(|word| word == b"worker")
+    };
+    Ok(members.lines().any(is_worker))
+}
+
 /// The processes in a cgroup: the number that each knows itself by, and the one that it has out
 /// here.
 ///

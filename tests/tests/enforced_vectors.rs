@@ -210,9 +210,9 @@ fn confine(direct: Direct, place: Place, rows: impl Iterator<Item = &'static Row
             }
             continue;
         }
-        if expected.open.is_some() {
+        if let Some(why) = expected.open {
             open.push((marker(&tag, row.name), *port));
-            if !got_out {
+            if !got_out && !why.starts_with("a race") {
                 wrong.push(format!("{}: said to be open: {result:?}", row.name));
             }
             continue;

@@ -9,7 +9,7 @@ pub const COMMAND_MAX: usize = 2048;
 /// Most characters of one item of a list.
 const ITEM_MAX: usize = 256;
 /// Most items of a list.
-const ITEMS_MAX: usize = 32;
+const ITEMS_MAX: usize = 24;
 
 /// How an agent was started: what stands in the two records of its session.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
