@@ -267,15 +267,7 @@ impl Running {
         if let Some(name) = &self.run {
             return Ok(name.clone());
         }
-        let process = format!("/proc/{}/cgroup", self.child.id());
-        let name = wait_for("the gateway to enter its cgroup", || {
-            let text = fs::read_to_string(&process)?;
-            let path = text.lines().find_map(|line| line.strip_prefix("0::"));
-            let run = path
-                .and_then(|path| path.strip_suffix("/gateway"))
-                .and_then(|path| path.rsplit('/').next());
-            Ok(run.filter(|run| run.starts_with("run-")).map(str::to_owned))
-        })?;
+        let name = session_of(self.child.id(), "run-")?;
         self.run = Some(name.clone());
         Ok(name)
     }
@@ -353,6 +345,19 @@ impl Drop for Running {
     }
 }
 
+/// The name of the session that this process of `sluice` serves; it begins with `prefix`.
+pub(crate) fn session_of(pid: u32, prefix: &str) -> Result<String> {
+    let process = format!("/proc/{pid}/cgroup");
+    wait_for("the gateway to enter its cgroup", || {
+        let text = fs::read_to_string(&process)?;
+        let path = text.lines().find_map(|line| line.strip_prefix("0::"));
+        let run = path
+            .and_then(|path| path.strip_suffix("/gateway"))
+            .and_then(|path| path.rsplit('/').next());
+        Ok(run.filter(|run| run.starts_with(prefix)).map(str::to_owned))
+    })
+}
+
 /// Lets `sluice` clear away what a killed run left.
 ///
 /// # Errors
@@ -374,7 +379,7 @@ pub fn pins(run: &str) -> Option<PathBuf> {
 }
 
 /// The lines of an audit file; none where the file is not there.
-fn read_records(path: &Path) -> Result<Vec<Value>> {
+pub(crate) fn read_records(path: &Path) -> Result<Vec<Value>> {
     let text = match fs::read_to_string(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
         text => text.context("reading the audit file")?,

@@ -8,6 +8,61 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
+use crate::deadline::wait_for;
+
+/// A cgroup of the test's own. Dropped, it ends with everybody inside.
+#[derive(Debug)]
+pub struct Group(PathBuf);
+
+impl Group {
+    /// Makes one of a name that nobody else has, at the top of the hierarchy.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn new() -> Result<Self> {
+        let name = format!("sluice-test-{}", crate::agent::random()?);
+        Self::at(mount_point()?.join(name))
+    }
+
+    /// Makes one below it.
+    ///
+    /// # Errors
+    /// If it cannot be made, or is there.
+    pub fn below(&self, name: &str) -> Result<Self> {
+        Self::at(self.0.join(name))
+    }
+
+    /// Makes this one.
+    ///
+    /// # Errors
+    /// If it cannot be made, or is there.
+    pub fn at(path: PathBuf) -> Result<Self> {
+        fs::create_dir(&path).with_context(|| format!("making {}", path.display()))?;
+        Ok(Self(path))
+    }
+
+    /// Its folder.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if !self.0.exists() {
+            return;
+        }
+        kill(&self.0);
+        let removed = wait_for("the test's cgroup to be empty", || {
+            Ok(fs::remove_dir(&self.0).ok())
+        });
+        if let Err(error) = removed {
+            eprintln!("{error:#}");
+        }
+    }
+}
+
 /// Where the cgroup2 hierarchy is mounted.
 ///
 /// # Errors

@@ -2,11 +2,13 @@
 //! it, the origin that the agent wants to reach, and the ways in which it tries to.
 
 pub mod agent;
+pub mod attachment;
 pub mod cgroup;
 pub mod deadline;
 pub mod netns;
 pub mod origin;
 pub mod probe;
+pub mod puppet;
 pub mod receiver;
 pub mod skip;
 pub mod sniffer;

@@ -12,8 +12,8 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use sluice_tests::{
-    agent::{Agent, Running, field, pins, random, sweep},
-    cgroup,
+    agent::{Agent, Running, field, pins, sweep},
+    cgroup::{self, Group},
     deadline::{wait_for, wait_for_exit},
     needs_root,
     receiver::Receiver,
@@ -112,32 +112,16 @@ struct Scene {
     world: World,
     receiver: Receiver,
     inside: PathBuf,
-    outside: Outside,
+    /// A cgroup that is nobody's.
+    outside: Group,
     running: Running,
-}
-
-/// A cgroup that is nobody's.
-struct Outside(PathBuf);
-
-impl Drop for Outside {
-    fn drop(&mut self) {
-        cgroup::kill(&self.0);
-        let removed = wait_for("the cgroup outside to be empty", || {
-            Ok(fs::remove_dir(&self.0).ok())
-        });
-        if let Err(error) = removed {
-            eprintln!("{error:#}");
-        }
-    }
 }
 
 impl Scene {
     fn new() -> Result<Self> {
         let world = World::new()?;
         let receiver = Receiver::listen(&world.origin, 0)?;
-        let name = format!("sluice-test-{}", random()?);
-        let outside = Outside(cgroup::mount_point()?.join(name));
-        fs::create_dir(&outside.0)?;
+        let outside = Group::new()?;
         let mut running = Agent::new(&world, NOTHING)?
             .prepare(|command| {
                 command.stdin(Stdio::piped());
@@ -160,7 +144,7 @@ impl Scene {
         command
             .arg("-c")
             .arg(format!("{PROLOGUE}{script}"))
-            .args([&self.inside, &self.outside.0])
+            .args([&self.inside, self.outside.path()])
             .arg(ORIGIN4.to_string())
             .arg(self.receiver.port().to_string())
             .stdin(Stdio::piped())
@@ -333,7 +317,7 @@ fn one_that_is_moved_from_outside_dies_and_the_mover_lives() -> Result<()> {
     let scene = Scene::new()?;
     let mut attempt = scene.attempt(ITSELF)?;
     fs::write(
-        scene.outside.0.join("cgroup.procs"),
+        scene.outside.path().join("cgroup.procs"),
         attempt.pid().to_string(),
     )?;
     ensure!(attempt.signal()? == Some(SIGKILL), "it lived on");
@@ -348,7 +332,7 @@ fn one_that_is_born_outside_dies_with_its_parent() -> Result<()> {
     attempt.go()?;
     ensure!(attempt.signal()? == Some(SIGKILL), "the parent lived on");
     wait_for("the one born outside to die", || {
-        Ok(cgroup::is_empty(&scene.outside.0)?.then_some(()))
+        Ok(cgroup::is_empty(scene.outside.path())?.then_some(()))
     })?;
     wait_for("the record", || {
         let records = scene.running.records()?;
@@ -363,8 +347,7 @@ fn one_that_is_born_outside_dies_with_its_parent() -> Result<()> {
 fn a_move_below_the_agent_is_no_leave() -> Result<()> {
     needs_root!();
     let scene = Scene::new()?;
-    let below = Outside(scene.inside.join("below"));
-    fs::create_dir(&below.0)?;
+    let _below = Group::at(scene.inside.join("below"))?;
     let mut attempt = scene.attempt("move(below)\nprint('alive', 1, flush=True)")?;
     attempt.go()?;
     ensure!(attempt.number("alive")? == 1);
