@@ -35,6 +35,14 @@ def once(*where):
             return "answered" if one.recv(16) else "closed"
 def send(name):
     held[name].send(b"further")
+def again(name, host, port):
+    one = held[name]
+    if one.type == socket.SOCK_STREAM:
+        # A connection that was cut: forgotten, so that there can be another.
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.connect(one.fileno(), bytes(16), 16)
+    one.connect((host, int(port)))
+    one.send(b"again")
 def isolate():
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(0x40000000):  # CLONE_NEWNET
@@ -156,6 +164,15 @@ impl Puppet {
     /// If it is gone.
     pub fn send(&mut self, name: &str) -> Result<String> {
         self.text(&["send", name])
+    }
+
+    /// Connects a socket that it keeps once more, and sends on it.
+    ///
+    /// # Errors
+    /// If it is gone.
+    pub fn again(&mut self, name: &str, to: SocketAddr) -> Result<String> {
+        let (host, port) = (to.ip().to_string(), to.port().to_string());
+        self.text(&["again", name, &host, &port])
     }
 
     /// Enters a network namespace of its own, which has a loopback interface and nothing else.

@@ -199,6 +199,21 @@ fn sockets_that_were_open_before_are_closed() -> Result<()> {
             let bytes = further(stream)?;
             ensure!(bytes.is_empty(), "{to} got {bytes:?} on the old connection");
         }
+        // A descriptor that was left can be connected again. One made inside leads nowhere then;
+        // one brought along does, which is why it is told of.
+        for socket in ["tcp", "udp"] {
+            native.again(socket, to)?;
+        }
+        ensure!(
+            receiver.is_untouched(&world.node, address)?,
+            "{to} was reached"
+        );
+        ensure!(
+            said.contains("2 TCP or UDP sockets were made outside its cgroup"),
+            "{said}"
+        );
+        ensure!(stranger.again("tcp", to)? == "done");
+        wait_for("what was brought along", || Ok(receiver.connection()?))?;
     }
     Ok(())
 }

@@ -4,12 +4,19 @@
 //! brought along meets no program on the agent's cgroup, so it must be closed; one that was made
 //! in the agent's cgroup would only fall silent, and is closed, too, so that its owner knows.
 //!
+//! Closing cuts a connection and leaves its owner the descriptor, which can be connected again. One
+//! that was made in the agent's cgroup then meets the boundary; one that was brought along goes
+//! past it, and is counted for that.
+//!
 //! Takes `CONFIG_INET_DIAG_DESTROY`; without it every socket is reported as open.
 
 use std::{
     collections::HashSet,
     fs, io,
-    os::fd::{AsRawFd as _, OwnedFd},
+    os::{
+        fd::{AsRawFd as _, OwnedFd},
+        unix::fs::MetadataExt as _,
+    },
     path::Path,
 };
 
@@ -31,6 +38,8 @@ pub struct Closed {
     pub closed: usize,
     /// TCP and UDP sockets that the kernel would not close.
     pub left: usize,
+    /// TCP and UDP sockets that were made outside the agent's cgroup, closed or not.
+    pub brought: usize,
     /// Unix sockets, which nothing can close.
     pub unix: usize,
     /// Sockets of other kinds (raw, packet, netlink), which nothing can close.
@@ -45,17 +54,21 @@ pub fn close(cgroup: &Path) -> io::Result<Closed> {
     let held = held(cgroup)?;
     let mut result = Closed::default();
     let mut inet = HashSet::new();
+    let own = ids(cgroup)?;
     let mut namespaces = netns::of_cgroup(cgroup)?;
     namespaces.push(NetworkNamespace::own()?);
     for namespace in namespaces {
         namespace.run(|| -> io::Result<()> {
             let diagnostics = Diagnostics::open()?;
             for (family, protocol) in KINDS {
-                for found in diagnostics.list(family, protocol)? {
+                for (found, cgroup_id) in diagnostics.list(family, protocol)? {
                     if !held.contains(&u64::from(found.inode)) {
                         continue;
                     }
                     inet.insert(u64::from(found.inode));
+                    // One of which the kernel does not tell may be from anywhere.
+                    let made_inside = cgroup_id.is_some_and(|id| own.contains(&id));
+                    result.brought += usize::from(!made_inside);
                     match diagnostics.destroy(family, protocol, &found) {
                         Ok(()) => result.closed += 1,
                         // It was gone by itself.
@@ -106,6 +119,18 @@ fn held(cgroup: &Path) -> io::Result<HashSet<u64>> {
         }
     }
     Ok(inodes)
+}
+
+/// Ids of a cgroup and of those below it.
+fn ids(cgroup: &Path) -> io::Result<HashSet<u64>> {
+    let mut found = HashSet::from([fs::metadata(cgroup)?.ino()]);
+    for entry in fs::read_dir(cgroup)?.flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            // One that is removed meanwhile has no sockets that anybody holds.
+            found.extend(ids(&entry.path()).unwrap_or_default());
+        }
+    }
+    Ok(found)
 }
 
 fn socket_inode(link: &str) -> Option<u64> {
@@ -184,6 +209,7 @@ const SOCK_DESTROY: u16 = 21;
 const REQUEST: u16 = 1;
 const ACKNOWLEDGE: u16 = 4;
 const DUMP: u16 = 0x300;
+const INET_DIAG_CGROUP_ID: u16 = 21;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 /// Bytes that one answer of the kernel may have.
@@ -207,8 +233,8 @@ impl Diagnostics {
         Ok(Self(socket))
     }
 
-    /// All sockets of a kind.
-    fn list(&self, family: u8, protocol: u8) -> io::Result<Vec<Found>> {
+    /// All sockets of a kind, with the cgroup that each was made in.
+    fn list(&self, family: u8, protocol: u8) -> io::Result<Vec<(Found, Option<u64>)>> {
         let mut request = request(SOCK_DIAG_BY_FAMILY, REQUEST | DUMP, family, protocol);
         request.states = u32::MAX;
         self.send(&request)?;
@@ -227,7 +253,10 @@ impl Diagnostics {
                         Some(error) => return Err(error),
                         None => {}
                     },
-                    _ => found.extend(Found::read_from_prefix(payload).map(|(found, _)| found)),
+                    _ => found.extend(
+                        Found::read_from_prefix(payload)
+                            .map(|(found, attributes)| (found, cgroup_of(attributes))),
+                    ),
                 }
             }
         }
@@ -295,6 +324,19 @@ fn messages(answer: &[u8]) -> impl Iterator<Item = io::Result<(Header, &[u8])>> 
     })
 }
 
+/// The attribute with a socket's cgroup (kernel ≥ 5.8); none if there is none.
+fn cgroup_of(mut attributes: &[u8]) -> Option<u64> {
+    loop {
+        // `struct nlattr`.
+        let ([length, kind], _) = <[u16; 2]>::read_from_prefix(attributes).ok()?;
+        let value = attributes.get(4..usize::from(length))?;
+        if kind == INET_DIAG_CGROUP_ID {
+            return u64::read_from_bytes(value).ok();
+        }
+        attributes = attributes.get(usize::from(length).next_multiple_of(4)..)?;
+    }
+}
+
 /// The error of an `NLMSG_ERROR`; none if it is an acknowledgement.
 fn error_of(payload: &[u8]) -> Option<io::Error> {
     match i32::read_from_prefix(payload) {
@@ -319,6 +361,17 @@ mod tests {
         assert_eq!(socket_inode("socket:[123]"), Some(123));
         assert_eq!(socket_inode("pipe:[123]"), None);
         assert_eq!(socket_inode("/tmp/socket:[123]"), None);
+    }
+
+    #[test]
+    fn the_cgroup_is_found_among_attributes_and_in_no_broken_ones() {
+        let mut bytes = vec![5, 0, 8, 0, 1, 0, 0, 0, 12, 0, 21, 0];
+        bytes.extend(7_u64.to_ne_bytes());
+        assert_eq!(cgroup_of(&bytes), Some(7));
+        assert_eq!(cgroup_of(&bytes[..19]), None);
+        assert_eq!(cgroup_of(&bytes[..8]), None);
+        assert_eq!(cgroup_of(&[0; 8]), None);
+        assert_eq!(cgroup_of(&[]), None);
     }
 
     #[test]

@@ -124,9 +124,17 @@ pub fn assess(policy: &Policy, held: KernelHeld, survey: &Survey, closed: Closed
             closed.left
         ));
     }
+    if closed.brought > 0 {
+        partial(format!(
+            "{} TCP or UDP sockets were made outside its cgroup and brought along: who holds one \
+             can connect it again, past the boundary",
+            closed.brought
+        ));
+    }
     if closed.other > 0 {
         partial(format!(
-            "{} sockets of other kinds (raw, packet, netlink) were open before",
+            "{} sockets of other kinds (raw, packet, netlink, or TCP and UDP without an address) \
+             were open before",
             closed.other
         ));
     }
@@ -178,6 +186,12 @@ mod tests {
         };
         let socket = assess(&policy(""), HELD, &Survey::default(), sockets);
         assert_eq!(socket.level, Assurance::Partial);
+        let brought = Closed {
+            brought: 1,
+            ..Closed::default()
+        };
+        let brought = assess(&policy(""), HELD, &Survey::default(), brought);
+        assert_eq!(brought.level, Assurance::Partial);
         let observe = assess(
             &policy("").with_observe(),
             HELD,
