@@ -9,6 +9,7 @@
 pub mod agents;
 pub mod attach;
 pub mod audit;
+mod chronicle;
 pub mod detach;
 pub mod doctor;
 pub mod gateway;

@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use crate::{
     agent::{random, read_records, session_of, sluice},
+    cgroup,
     deadline::{shell_status, wait_for, wait_for_exit},
     world::World,
 };
@@ -120,7 +121,14 @@ impl<'world> Attachment<'world> {
     /// If it does not end.
     pub fn end_by(&mut self, signal: Signal) -> Result<i32> {
         kill(Pid::from_raw(i32::try_from(self.child.id())?), signal)?;
-        self.wait()
+        let status = self.wait()?;
+        // Its worker goes with it, by the kernel's hand, and the listeners with that.
+        let runs = cgroup::mount_point()?.join("sluice");
+        let gateway = runs.join(&self.name).join("gateway");
+        wait_for("the worker to end", || {
+            Ok((!cgroup::has_worker(&gateway)?).then_some(()))
+        })?;
+        Ok(status)
     }
 
     /// Waits for it to end by itself.

@@ -2,6 +2,7 @@
 //! that it had are closed, and nobody is free before `sluice detach`.
 
 use std::{
+    collections::BTreeSet,
     io::{ErrorKind, Read as _},
     net::{IpAddr, SocketAddr, TcpStream},
 };
@@ -218,6 +219,56 @@ fn sockets_that_were_open_before_are_closed() -> Result<()> {
     Ok(())
 }
 
+/// Whether there is such a record of the session, with its level and what it is about.
+fn session_is_recorded(
+    attachment: &Attachment<'_>,
+    group: &Group,
+    reason: &str,
+    written: bool,
+) -> Result<()> {
+    let records = attachment.records()?;
+    let found: Vec<_> = records
+        .iter()
+        .filter(|record| field(record, "reason") == reason)
+        .collect();
+    ensure!(
+        found.len() == usize::from(written),
+        "{reason}: {records:#?}"
+    );
+    let events: BTreeSet<_> = records
+        .iter()
+        .filter(|record| field(record, "kind") == "session")
+        .map(|record| field(record, "event"))
+        .collect();
+    ensure!(events.len() == 1, "one session: {records:#?}");
+    for record in found {
+        let cgroup = field(record, "session.cgroup");
+        ensure!(
+            group.path().ends_with(cgroup.trim_start_matches('/')),
+            "{record:#}"
+        );
+        for (name, expected) in [
+            ("kind", "session"),
+            ("agent", "attached"),
+            ("assurance", "partial"),
+            ("session.run", attachment.name()),
+            ("session.uid", "null"),
+            ("session.command", ""),
+        ] {
+            ensure!(field(record, name) == expected, "{name}: {record:#}");
+        }
+        let session = record.get("session").context("its facts")?;
+        for (list, item) in [
+            ("controls", "cgroup_programs"),
+            ("open", "processes hold CAP_"),
+        ] {
+            let list = session.get(list).map(ToString::to_string);
+            ensure!(list.is_some_and(|list| list.contains(item)), "{record:#}");
+        }
+    }
+    Ok(())
+}
+
 /// Whatever becomes of the process that serves, only `sluice detach` frees.
 #[test]
 fn when_it_is_stopped_or_killed_nobody_is_free() -> Result<()> {
@@ -233,6 +284,13 @@ fn when_it_is_stopped_or_killed_nobody_is_free() -> Result<()> {
         let ended = attachment.end_by(signal)?;
         ensure!(ended == status, "{signal}: status {ended}");
         is_shut_in(&world, &mut puppet, &receiver, ABANDONED)?;
+        let expected = [
+            ("session_started", true),
+            ("session_ended", signal == Signal::SIGTERM),
+        ];
+        for (reason, written) in expected {
+            session_is_recorded(&attachment, &group, reason, written)?;
+        }
 
         // Others that come and clear away let it be.
         sweep(&world)?;

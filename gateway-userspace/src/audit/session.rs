@@ -11,16 +11,19 @@ const ITEM_MAX: usize = 256;
 /// Most items of a list.
 const ITEMS_MAX: usize = 24;
 
-/// How an agent was started: what stands in the two records of its session.
+/// How an agent was started or attached to: what stands in the two records of its session.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct SessionFacts {
     /// Name of the run, which its pins and cgroups carry.
     pub run: String,
     /// The kernel's release.
     pub kernel: String,
-    /// User id of the command.
-    pub uid: u32,
-    /// The command and its arguments, escaped, and cut to a bound.
+    /// Path of the agent's cgroup within the hierarchy.
+    pub cgroup: String,
+    /// User id of the command; none of an agent that was attached to, which may have several.
+    pub uid: Option<u32>,
+    /// The command and its arguments, escaped, and cut to a bound; empty of an agent that was
+    /// attached to.
     pub command: String,
     /// What is in force.
     pub controls: Vec<String>,
@@ -46,6 +49,7 @@ impl SessionFacts {
         for (text, limit) in [
             (&mut self.run, ITEM_MAX),
             (&mut self.kernel, ITEM_MAX),
+            (&mut self.cgroup, COMMAND_MAX),
             (&mut self.command, COMMAND_MAX),
         ] {
             *text = sanitize_bounded(text, limit).into_owned();
@@ -63,7 +67,8 @@ mod tests {
         let mut facts = SessionFacts {
             run: wide.clone(),
             kernel: wide.clone(),
-            uid: u32::MAX,
+            cgroup: wide.clone(),
+            uid: Some(u32::MAX),
             command: wide.clone(),
             controls: vec!["\"".repeat(ITEM_MAX + 1); ITEMS_MAX],
             open: vec![wide; ITEMS_MAX + 2],

@@ -14,7 +14,10 @@ use tokio::signal::unix::{SignalKind, signal};
 
 pub(super) use self::predecessor::Predecessor;
 use self::{site::Site, watch::Watch};
-use super::say;
+use super::{
+    chronicle::{Chronicle, kernel, kernel_controls},
+    say,
+};
 use crate::{
     app::{BindConfig, Bound, Gateway},
     attach::{
@@ -22,8 +25,8 @@ use crate::{
         survey::{self, Survey},
         target::Target,
     },
-    audit::{Audit, AuditConfig, Subject, default_path},
-    kernel::{AgentSpec, Boundary, cgroup::Cgroup, forward_logs},
+    audit::{Audit, AuditConfig, SessionFacts, Subject, default_path},
+    kernel::{AgentSpec, Boundary, KernelHeld, cgroup::Cgroup, forward_logs},
     launch::{
         assurance::Assessment,
         canary::{Canary, prove},
@@ -32,7 +35,7 @@ use crate::{
     netns, open_files,
     policy::{Mode, Policy},
     serve::{self, Serving},
-    sessions::{Entry, Origin, Session},
+    sessions::{Origin, Session},
 };
 
 /// How long open connections may go on once this gateway is to end.
@@ -144,7 +147,15 @@ impl AttachCommand {
         }
         let audit = self.open_audit()?;
         let session = describe(site, &policy, &agent, &assessment, port)?;
-        let entry = Entry::write(site.scratch(), &session).context("writing the session's file")?;
+        let subject = Subject {
+            agent: policy.agent().clone(),
+            assurance: assessment.level,
+            policy: policy.digest(),
+        };
+        let facts = facts(site, &agent, &assessment, boundary.held())?;
+        // Without a record nobody is served.
+        let chronicle =
+            Chronicle::begin(&audit, subject.clone(), facts, &session, site.scratch()).await?;
         let serving = Serving::begin(
             &mut boundary,
             bound,
@@ -158,15 +169,10 @@ impl AttachCommand {
         )
         .await?;
         announce(&session, closed.closed, survey.processes);
-        let subject = Subject {
-            agent: policy.agent().clone(),
-            assurance: assessment.level,
-            policy: policy.digest(),
-        };
         let watch = Watch::new(&agent, boundary.pins().folder(), audit.clone(), subject)?;
         let mut lost = false;
         let gone = tokio::select! {
-            () = entry.keep_beating() => false,
+            () = chronicle.entry.keep_beating() => false,
             () = watch.until_gone() => true,
             stopped = stop() => { stopped?; false }
             () = serving.lost() => {
@@ -175,6 +181,7 @@ impl AttachCommand {
             }
         };
         serving.end().await;
+        chronicle.end(None);
         let summary = audit.close();
         if summary.lost > 0 {
             say::error(format_args!("{} audit records were lost", summary.lost));
@@ -257,6 +264,25 @@ fn describe(
         port,
         pid: std::process::id(),
         started: jiff::Timestamp::now(),
+    })
+}
+
+/// What stands in the records of the session.
+fn facts(
+    site: &Site,
+    agent: &Cgroup,
+    assessment: &Assessment,
+    held: KernelHeld,
+) -> anyhow::Result<SessionFacts> {
+    Ok(SessionFacts {
+        run: site.run.clone(),
+        kernel: kernel(),
+        cgroup: site::within(agent)?,
+        uid: None,
+        command: String::new(),
+        controls: kernel_controls(held),
+        open: assessment.open.clone(),
+        exit: None,
     })
 }
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, ffi::OsString, path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
 
-use super::{super::say, chronicle::Chronicle, site::Site};
+use super::{super::say, chronicle, site::Site};
 use crate::{
     app::{BindConfig, Bound, Gateway},
     audit::Audit,
@@ -109,7 +109,7 @@ async fn inside(
     announce(&plan);
 
     boundary.arm()?;
-    let chronicle = Chronicle::begin(&plan, site, port, held, &waiting.shut).await?;
+    let chronicle = chronicle::begin(&plan, site, port, held, &waiting.shut).await?;
     let status = tokio::select! {
         status = waiting.go() => status.context("waiting for the command"),
         () = chronicle.entry.keep_beating() => unreachable!("it beats for ever"),
@@ -124,7 +124,7 @@ async fn inside(
         tracing::warn!(%error, "ending what the command left behind");
     }
     let status = status.map(exit_code);
-    chronicle.end(&plan, status.as_ref().ok().copied());
+    chronicle.end(status.as_ref().ok().copied());
     status
 }
 
