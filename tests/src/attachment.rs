@@ -15,7 +15,7 @@ use nix::{
 use serde_json::Value;
 
 use crate::{
-    agent::{random, read_records, session_of, sluice},
+    agent::{field, random, read_records, session_of, sluice},
     cgroup,
     deadline::{shell_status, wait_for, wait_for_exit},
     world::World,
@@ -113,6 +113,22 @@ impl<'world> Attachment<'world> {
     /// If they cannot be read.
     pub fn records(&self) -> Result<Vec<Value>> {
         read_records(&self.audit)
+    }
+
+    /// Waits for a record of which all these fields have these values.
+    ///
+    /// # Errors
+    /// If there is none; the error has those that there are.
+    pub fn wait_for_record(&self, expected: &[(&str, &str)]) -> Result<Value> {
+        let matches = |record: &Value| {
+            expected
+                .iter()
+                .all(|(name, value)| field(record, name) == *value)
+        };
+        wait_for(&format!("a record of {expected:?}"), || {
+            Ok(self.records()?.into_iter().find(matches))
+        })
+        .with_context(|| format!("{:#?}", self.records()))
     }
 
     /// Sends a signal and waits for the end; answers with the exit status, as a shell tells it.

@@ -13,14 +13,14 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use nix::sched::{CloneFlags, setns, unshare};
 
-/// A network namespace with its loopback up.
+/// A network namespace.
 #[derive(Debug)]
 pub struct Netns {
     namespace: OwnedFd,
 }
 
 impl Netns {
-    /// Makes one. Only root can.
+    /// Makes one with its loopback up. Only root can.
     ///
     /// # Errors
     /// If the kernel refuses, or `ip` is not there.
@@ -34,6 +34,15 @@ impl Netns {
         let made = made.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         made.ip("link set lo up")?;
         Ok(made)
+    }
+
+    /// The namespace that a process is in.
+    ///
+    /// # Errors
+    /// If it is gone.
+    pub fn of_process(pid: u32) -> Result<Self> {
+        let namespace = File::open(format!("/proc/{pid}/ns/net"))?.into();
+        Ok(Self { namespace })
     }
 
     /// Runs `work` on a thread inside; what it starts and opens stays inside.

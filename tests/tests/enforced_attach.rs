@@ -9,7 +9,6 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
-use serde_json::Value;
 use sluice_tests::{
     agent::{field, pins, random, sweep},
     attachment::{Attachment, agents, call, refused},
@@ -89,19 +88,6 @@ fn further(stream: &mut TcpStream) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Waits for a record of which all these fields have these values.
-fn wait_for_record(attachment: &Attachment<'_>, expected: &[(&str, &str)]) -> Result<Value> {
-    let matches = |record: &Value| {
-        expected
-            .iter()
-            .all(|(name, value)| field(record, name) == *value)
-    };
-    wait_for(&format!("a record of {expected:?}"), || {
-        Ok(attachment.records()?.into_iter().find(matches))
-    })
-    .with_context(|| format!("{:#?}", attachment.records()))
-}
-
 #[test]
 fn one_that_ran_is_shut_in_with_those_below_it() -> Result<()> {
     needs_root!();
@@ -131,7 +117,7 @@ fn one_that_ran_is_shut_in_with_those_below_it() -> Result<()> {
                     ("original_destination", &to),
                     ("process.pid", &pid),
                 ];
-                wait_for_record(&attachment, &expected)?;
+                attachment.wait_for_record(&expected)?;
             }
         }
     }
@@ -400,8 +386,11 @@ fn what_would_confine_too_much_or_nothing_is_refused() -> Result<()> {
         );
         ensure!(said.starts_with("sluice: error: "), "{label}: {said}");
         let listed = agents(&world)?;
-        let own = |session: &&Value| field(session, "pid") == pid.to_string();
-        ensure!(listed.iter().find(own).is_none(), "{label}: {listed:#?}");
+        let mut pids = listed.iter().map(|session| field(session, "pid"));
+        ensure!(
+            !pids.any(|served| served == pid.to_string()),
+            "{label}: {listed:#?}"
+        );
     }
     drop(twins);
     for puppet in [&mut puppet, &mut inner] {
