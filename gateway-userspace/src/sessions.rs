@@ -26,6 +26,10 @@ pub const BEAT: Duration = Duration::from_secs(2);
 /// How long a session may be silent before it counts as standing still.
 const SILENCE: Duration = Duration::from_secs(10);
 
+/// How long it is remembered that a cgroup was held which is gone: one that comes back later, as
+/// that of a unit which is started again, is shown as not held.
+const REMEMBERED: Duration = Duration::from_hours(24);
+
 /// Most bytes of a session's file that are read.
 const FILE_MAX: u64 = 256 << 10;
 
@@ -77,6 +81,8 @@ pub enum Health {
     Silent,
     /// Its supervisor is gone: the agent is shut in, and nothing gets out.
     Abandoned,
+    /// Its cgroup was removed. Whatever is in one made again in its place is **not** confined.
+    Unheld,
 }
 
 impl Health {
@@ -87,6 +93,7 @@ impl Health {
             Self::Serving => "serving",
             Self::Silent => "gateway not answering",
             Self::Abandoned => "gateway gone",
+            Self::Unheld => "NOT HELD: its cgroup was removed, attach to it again",
         }
     }
 }
@@ -174,6 +181,21 @@ pub fn all() -> io::Result<Vec<Found>> {
 /// The session of a scratch folder; none if it has no file, as one that is just starting, or if
 /// it has ended for good.
 fn read(scratch: &Path) -> io::Result<Option<Found>> {
+    let Some((session, beat)) = read_file(scratch)? else {
+        return Ok(None);
+    };
+    let place = Place::of(&session);
+    let supervised = is_supervisor(&session);
+    let over = place == Place::Gone && !supervised;
+    Ok((!over).then(|| Found {
+        health: health(place, supervised, beat),
+        session,
+        scratch: scratch.to_owned(),
+    }))
+}
+
+/// A session's file, and when it was last touched.
+fn read_file(scratch: &Path) -> io::Result<Option<(Session, SystemTime)>> {
     let path = scratch.join(FILE);
     let file = match File::open(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -185,30 +207,57 @@ fn read(scratch: &Path) -> io::Result<Option<Found>> {
         return Ok(None);
     }
     let beat = metadata.modified()?;
-    let session: Session = serde_json::from_reader(io::Read::take(file, FILE_MAX))?;
-    let health = health(&session, beat);
-    let over = health == Health::Abandoned && !is_same_cgroup(&session);
-    Ok((!over).then(|| Found {
-        session,
-        health,
-        scratch: scratch.to_owned(),
-    }))
+    let session = serde_json::from_reader(io::Read::take(file, FILE_MAX))?;
+    Ok(Some((session, beat)))
 }
 
-/// Whether the session's cgroup is still the one that it was.
+/// Whether the file in this folder, of a session that has nothing else left, still has something
+/// to tell: that whatever is in its cgroup is not held, or will be if the cgroup comes back soon.
 #[must_use]
-pub fn is_same_cgroup(session: &Session) -> bool {
-    fs::metadata(&session.cgroup).is_ok_and(|metadata| metadata.ino() == session.cgroup_id)
+pub fn still_tells(scratch: &Path) -> bool {
+    match read_file(scratch) {
+        Ok(Some((session, beat))) if session.origin == Origin::Attach => {
+            Place::of(&session) != Place::Gone
+                || beat.elapsed().map_or(true, |silent| silent < REMEMBERED)
+        }
+        Ok(Some(_) | None) => false,
+        // What cannot be read is left to look at.
+        Err(_) => true,
+    }
 }
 
-fn health(session: &Session, beat: SystemTime) -> Health {
-    if !is_supervisor(session) {
-        return Health::Abandoned;
+/// What is where a session's cgroup was.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Place {
+    /// That cgroup.
+    Same,
+    /// Another of the same path: links to the one before hold nothing in it.
+    Remade,
+    /// Nothing.
+    Gone,
+}
+
+impl Place {
+    fn of(session: &Session) -> Self {
+        match fs::metadata(&session.cgroup) {
+            Ok(metadata) if metadata.ino() == session.cgroup_id => Self::Same,
+            Ok(_) => Self::Remade,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Self::Gone,
+            // It cannot be told: no word that it holds.
+            Err(_) => Self::Remade,
+        }
     }
-    match beat.elapsed() {
-        Ok(silent) if silent > SILENCE => Health::Silent,
-        // A beat in the future: the clock was set back.
-        Ok(_) | Err(_) => Health::Serving,
+}
+
+fn health(place: Place, supervised: bool, beat: SystemTime) -> Health {
+    match place {
+        Place::Remade | Place::Gone => Health::Unheld,
+        Place::Same if !supervised => Health::Abandoned,
+        Place::Same => match beat.elapsed() {
+            Ok(silent) if silent > SILENCE => Health::Silent,
+            // A beat in the future: the clock was set back.
+            Ok(_) | Err(_) => Health::Serving,
+        },
     }
 }
 
@@ -243,8 +292,50 @@ mod tests {
 
     #[test]
     fn a_process_that_is_no_supervisor_makes_a_session_abandoned() {
-        let own = session(std::process::id());
-        assert_eq!(health(&own, SystemTime::now()), Health::Abandoned);
+        let supervised = is_supervisor(&session(std::process::id()));
+        let found = health(Place::Same, supervised, SystemTime::now());
+        assert_eq!(found, Health::Abandoned);
+    }
+
+    #[test]
+    fn nothing_is_held_where_the_cgroup_is_another() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut one = session(1);
+        assert_eq!(Place::of(&one), Place::Gone);
+        one.cgroup = folder.path().to_owned();
+        assert_eq!(Place::of(&one), Place::Remade);
+        for supervised in [true, false] {
+            let found = health(Place::of(&one), supervised, SystemTime::now());
+            assert_eq!(found, Health::Unheld);
+        }
+        one.cgroup_id = fs::metadata(folder.path()).expect("there").ino();
+        assert_eq!(Place::of(&one), Place::Same);
+        let now = SystemTime::now();
+        assert_eq!(health(Place::Same, true, now), Health::Serving);
+        let silent = now - SILENCE - BEAT;
+        assert_eq!(health(Place::Same, true, silent), Health::Silent);
+    }
+
+    #[test]
+    fn that_a_cgroup_was_held_is_remembered_for_a_day() {
+        let folder = tempfile::tempdir().expect("a folder");
+        assert!(!still_tells(folder.path()), "no file");
+        let mut one = session(1);
+        let write = |session: &Session, age: Duration| {
+            let entry = Entry::write(folder.path(), session).expect("written");
+            let then = SystemTime::now() - age;
+            entry.file.set_modified(then).expect("touched");
+        };
+        write(&one, Duration::ZERO);
+        assert!(!still_tells(folder.path()), "a run's cgroup is its own");
+        one.origin = Origin::Attach;
+        write(&one, Duration::ZERO);
+        assert!(still_tells(folder.path()));
+        write(&one, REMEMBERED + BEAT);
+        assert!(!still_tells(folder.path()));
+        one.cgroup = folder.path().to_owned();
+        write(&one, REMEMBERED + BEAT);
+        assert!(still_tells(folder.path()), "it is back");
     }
 
     #[test]

@@ -131,12 +131,21 @@ impl<'world> Attachment<'world> {
         .with_context(|| format!("{:#?}", self.records()))
     }
 
+    /// Sends a signal.
+    ///
+    /// # Errors
+    /// If it is gone.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = Pid::from_raw(i32::try_from(self.child.id())?);
+        kill(pid, signal).context("sending a signal to sluice")
+    }
+
     /// Sends a signal and waits for the end; answers with the exit status, as a shell tells it.
     ///
     /// # Errors
     /// If it does not end.
     pub fn end_by(&mut self, signal: Signal) -> Result<i32> {
-        kill(Pid::from_raw(i32::try_from(self.child.id())?), signal)?;
+        self.signal(signal)?;
         let status = self.wait()?;
         // Its worker goes with it, by the kernel's hand, and the listeners with that.
         let runs = cgroup::mount_point()?.join("sluice");

@@ -41,6 +41,18 @@ impl Group {
         Ok(Self(path))
     }
 
+    /// Ends everybody inside, removes it, and makes another with the same path.
+    ///
+    /// # Errors
+    /// If somebody inside does not end.
+    pub fn remake(&self) -> Result<()> {
+        kill(&self.0);
+        wait_for("the test's cgroup to be empty", || {
+            Ok(fs::remove_dir(&self.0).ok())
+        })?;
+        fs::create_dir(&self.0).with_context(|| format!("making {}", self.0.display()))
+    }
+
     /// Its folder.
     #[must_use]
     pub fn path(&self) -> &Path {

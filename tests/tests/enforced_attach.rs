@@ -3,8 +3,11 @@
 
 use std::{
     collections::BTreeSet,
+    fs,
     io::{ErrorKind, Read as _},
     net::{IpAddr, SocketAddr, TcpStream},
+    path::Path,
+    time::{Duration, SystemTime},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -393,6 +396,32 @@ fn what_would_confine_too_much_or_nothing_is_refused() -> Result<()> {
         );
     }
     drop(twins);
+    // Too weak for its policy, and nowhere to record it: whoever runs there is left alone.
+    let sealed = world.file(
+        "sealed.toml",
+        &format!("{NOTHING}assurance = \"confined\"\n"),
+    )?;
+    let plain = world.file("plain.toml", NOTHING)?;
+    for (policy, audit, told) in [
+        (sealed, "-", "the policy asks for assurance `confined`"),
+        (plain, "/proc/nowhere/audit.jsonl", "opening the audit log"),
+    ] {
+        let policy = policy.display().to_string();
+        let output = call(
+            &world,
+            [
+                "attach", "--pid", &inner_pid, "--policy", &policy, "--audit", audit,
+            ],
+        )?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(!output.status.success() && said.contains(told), "{said}");
+        let listed = agents(&world)?;
+        let mut cgroups = listed.iter().map(|session| field(session, "cgroup"));
+        ensure!(
+            !cgroups.any(|cgroup| cgroup.starts_with(&own)),
+            "{listed:#?}"
+        );
+    }
     for puppet in [&mut puppet, &mut inner] {
         gets_out(puppet, &receiver)?;
     }
@@ -406,5 +435,127 @@ fn what_would_confine_too_much_or_nothing_is_refused() -> Result<()> {
     let (_, status, said) = refused(&world, None, ["--pid", &inner_pid])?;
     let told = format!("is confined already, by {}", attachment.name());
     ensure!(status != 0 && said.contains(&told), "{status}: {said}");
+    Ok(())
+}
+
+/// What `sluice agents` says of it: its state for scripts, and a line for people.
+fn state(world: &World, attachment: &Attachment<'_>) -> Result<(String, String)> {
+    let listed = attachment.listed()?.context("it is not listed")?;
+    let output = call(world, ["agents"])?;
+    let text = String::from_utf8(output.stdout)?;
+    let line = text
+        .lines()
+        .find(|line| line.starts_with(attachment.name()));
+    Ok((
+        field(&listed, "health"),
+        line.context("its line")?.to_owned(),
+    ))
+}
+
+#[test]
+fn agents_are_listed_with_their_level_and_state() -> Result<()> {
+    needs_root!();
+    let world = World::new()?;
+    let group = Group::new()?;
+    let puppet = Puppet::start_in(&world, group.path())?;
+    let pid = puppet.pid().to_string();
+    let mut attachment = Attachment::start(&world, NOTHING, ["--pid", &pid])?;
+    let path = group.path().display().to_string();
+    let listed = attachment.listed()?.context("it is listed")?;
+    for (name, expected) in [
+        ("health", "serving"),
+        ("origin", "attach"),
+        ("agent", "attached"),
+        ("assurance", "partial"),
+        ("cgroup", &path),
+        ("pid", &attachment.pid().to_string()),
+        ("port", &attachment.port()?.to_string()),
+    ] {
+        ensure!(field(&listed, name) == expected, "{name}: {listed:#}");
+    }
+    ensure!(
+        field(&listed, "open").contains("processes hold CAP_"),
+        "{listed:#}"
+    );
+
+    // One that stands still, and has for an hour.
+    attachment.signal(Signal::SIGSTOP)?;
+    let file = Path::new("/run/sluice")
+        .join(attachment.name())
+        .join("session.json");
+    let file = fs::File::options().write(true).open(file)?;
+    file.set_modified(SystemTime::now() - Duration::from_hours(1))?;
+    let (health, line) = state(&world, &attachment)?;
+    ensure!(
+        health == "silent" && line.contains("not answering"),
+        "{health}: {line}"
+    );
+    attachment.signal(Signal::SIGCONT)?;
+    wait_for("it to serve again", || {
+        Ok((state(&world, &attachment)?.0 == "serving").then_some(()))
+    })?;
+
+    attachment.end_by(Signal::SIGKILL)?;
+    let (health, line) = state(&world, &attachment)?;
+    ensure!(
+        health == "abandoned" && line.contains("gateway gone"),
+        "{health}: {line}"
+    );
+    let name = attachment.name().to_owned();
+    attachment.detach()?;
+    let listed = agents(&world)?;
+    ensure!(
+        !listed.iter().any(|one| field(one, "run") == name),
+        "{listed:#?}"
+    );
+    Ok(())
+}
+
+/// A container or unit that is started again has another cgroup of the same path, and nothing
+/// holds that one.
+#[test]
+fn a_cgroup_that_was_made_again_is_shown_as_not_held() -> Result<()> {
+    needs_root!();
+    let world = World::new()?;
+    let receiver = Receiver::listen(&world.origin, 0)?;
+    for killed in [true, false] {
+        let group = Group::new()?;
+        let puppet = Puppet::start_in(&world, group.path())?;
+        let pid = puppet.pid().to_string();
+        let mut attachment = Attachment::start(&world, NOTHING, ["--pid", &pid])?;
+        if killed {
+            attachment.end_by(Signal::SIGKILL)?;
+        }
+        group.remake()?;
+        drop(puppet);
+        let (health, line) = state(&world, &attachment)?;
+        ensure!(
+            health == "unheld" && line.contains("NOT HELD"),
+            "{health}: {line}"
+        );
+        if !killed {
+            // It sees that itself, says so, and ends.
+            ensure!(attachment.wait()? == 1);
+            let said = attachment.said()?;
+            ensure!(said.contains("the agent's cgroup was removed"), "{said}");
+            attachment.wait_for_record(&[("kind", "finding"), ("reason", "cgroup_gone")])?;
+        }
+        // Nor does anybody clear the word away while that is so.
+        sweep(&world)?;
+        let (health, line) = state(&world, &attachment)?;
+        ensure!(
+            health == "unheld" && line.contains("NOT HELD"),
+            "{health}: {line}"
+        );
+
+        // It is the truth.
+        let mut puppet = Puppet::start_in(&world, group.path())?;
+        gets_out(&mut puppet, &receiver)?;
+        let pid = puppet.pid().to_string();
+        let again = Attachment::start(&world, NOTHING, ["--pid", &pid])?;
+        is_shut_in(&world, &mut puppet, &receiver, SERVED)?;
+        ensure!(state(&world, &again)?.0 == "serving");
+        ensure!(attachment.listed()?.is_none(), "the one before is listed");
+    }
     Ok(())
 }

@@ -26,6 +26,7 @@ use crate::{
         target::Target,
     },
     audit::{Audit, AuditConfig, SessionFacts, Subject, default_path},
+    identity::Assurance,
     kernel::{AgentSpec, Boundary, KernelHeld, cgroup::Cgroup, forward_logs},
     launch::{
         assurance::Assessment,
@@ -35,7 +36,7 @@ use crate::{
     netns, open_files,
     policy::{Mode, Policy},
     serve::{self, Serving},
-    sessions::{Origin, Session},
+    sessions::{Entry, Origin, Session},
 };
 
 /// How long open connections may go on once this gateway is to end.
@@ -109,6 +110,9 @@ impl AttachCommand {
             .context("starting the runtime")?;
         let served = runtime.block_on(self.confine(&site, policy, cgroup, predecessor));
         site.leave();
+        if served.is_err() && !site.holds()? {
+            site.clear();
+        }
         served
     }
 
@@ -119,6 +123,8 @@ impl AttachCommand {
         cgroup: PathBuf,
         predecessor: Option<Predecessor>,
     ) -> anyhow::Result<ExitCode> {
+        // What can fail before anybody is confined, fails here.
+        let audit = self.open_audit()?;
         let agent = Cgroup::adopt(cgroup);
         let bound = self.bind(&agent)?;
         let port = port(&bound)?;
@@ -130,6 +136,9 @@ impl AttachCommand {
         let mut boundary = Boundary::replace(&spec, &agent, &site.gateway, site.pins()?, before)?;
         // From here on nothing leaves the agent until the gateway's sockets are marked.
         forward_logs(&mut boundary);
+        // Should it come no further, `sluice agents` shows who is shut in, and `detach` frees it.
+        let unfinished = describe(site, &policy, &agent, &unfinished(), port)?;
+        Entry::write(site.scratch(), &unfinished).context("writing the session's file")?;
         if let Some(before) = predecessor {
             before.end()?;
         }
@@ -145,7 +154,6 @@ impl AttachCommand {
             boundary.lower()?;
             return Err(below.into());
         }
-        let audit = self.open_audit()?;
         let session = describe(site, &policy, &agent, &assessment, port)?;
         let subject = Subject {
             agent: policy.agent().clone(),
@@ -168,6 +176,7 @@ impl AttachCommand {
             },
         )
         .await?;
+        Predecessor::forget_unheld(agent.path())?;
         announce(&session, closed.closed, survey.processes);
         let watch = Watch::new(&agent, boundary.pins().folder(), audit.clone(), subject)?;
         let mut lost = false;
@@ -193,7 +202,7 @@ impl AttachCommand {
         if gone {
             // Links to a cgroup that is gone hold nothing.
             boundary.lower()?;
-            site.clear();
+            site.clear_but_for_word();
             say::error("the agent's cgroup was removed; if it is made again, attach to it again");
             return Ok(ExitCode::FAILURE);
         }
@@ -265,6 +274,14 @@ fn describe(
         pid: std::process::id(),
         started: jiff::Timestamp::now(),
     })
+}
+
+/// What is known of an agent that is shut in and not looked at yet.
+fn unfinished() -> Assessment {
+    Assessment {
+        level: Assurance::Partial,
+        open: vec!["it was not looked at: the attachment came to no end".to_owned()],
+    }
 }
 
 /// What stands in the records of the session.

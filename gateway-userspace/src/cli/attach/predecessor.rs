@@ -19,7 +19,7 @@ use crate::{
         bpffs::{self, Pins},
         cgroup::Cgroup,
     },
-    sessions::{self, Origin, Session},
+    sessions::{self, Health, Origin, Session},
 };
 
 /// How long it may take to let its connections end, and go.
@@ -50,6 +50,17 @@ impl Predecessor {
             Some(found) => Some(Self::new(found)?),
             None => None,
         })
+    }
+
+    /// Ends the attachments to cgroups that were removed, and had this one's path: nobody needs to
+    /// be told any more that they hold nothing.
+    pub(crate) fn forget_unheld(cgroup: &Path) -> anyhow::Result<()> {
+        let found = sessions::all().context("reading the sessions of this node")?;
+        found
+            .into_iter()
+            .filter(|found| found.session.origin == Origin::Attach)
+            .filter(|found| found.health == Health::Unheld && found.session.cgroup == cgroup)
+            .try_for_each(|found| Self::new(found)?.end())
     }
 
     /// What is there of a session that was found.

@@ -70,26 +70,41 @@ impl Site {
         }
     }
 
+    /// Whether links are pinned here, by which the agent is shut in.
+    pub(super) fn holds(&self) -> anyhow::Result<bool> {
+        Ok(Pins::adopt(&bpffs::root()?, &self.run).folder().exists())
+    }
+
     /// Removes the places, which nobody needs any more.
     pub(super) fn clear(&self) {
         self.leave();
         remove(&self.parent, &self.scratch);
     }
+
+    /// The same but for the session's file, which tells that its agent is not held any more.
+    pub(super) fn clear_but_for_word(&self) {
+        self.leave();
+        remove_cgroups(&self.parent);
+    }
 }
 
 /// Removes the cgroups and the scratch folder of an attachment that has ended.
 pub(super) fn remove(parent: &Cgroup, scratch: &Path) {
-    let gateway = Cgroup::adopt(parent.path().join("gateway"));
-    for cgroup in [&gateway, parent] {
-        if let Err(error) = cgroup.remove() {
-            tracing::warn!(%error, "removing a cgroup");
-        }
-    }
+    remove_cgroups(parent);
     match fs::remove_dir_all(scratch) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             tracing::warn!(%error, "removing {}", scratch.display());
         }
         Ok(()) | Err(_) => {}
+    }
+}
+
+fn remove_cgroups(parent: &Cgroup) {
+    let gateway = Cgroup::adopt(parent.path().join("gateway"));
+    for cgroup in [&gateway, parent] {
+        if let Err(error) = cgroup.remove() {
+            tracing::warn!(%error, "removing a cgroup");
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use crate::{
         bpffs::{self, Pins},
         cgroup::{self, Cgroup},
     },
-    sessions::SCRATCH,
+    sessions::{self, SCRATCH},
 };
 
 /// How long processes may take to die once they are killed.
@@ -124,13 +124,13 @@ impl Site {
 }
 
 /// Removes the scratch folders of runs that have no cgroup any more. A run that starts makes its
-/// cgroup first.
+/// cgroup first. What an attachment left that somebody must know of stays.
 fn sweep_scratch(runs: &Path) {
     let Ok(entries) = fs::read_dir(SCRATCH) else {
         return;
     };
     for entry in entries.flatten() {
-        if runs.join(entry.file_name()).exists() {
+        if runs.join(entry.file_name()).exists() || sessions::still_tells(&entry.path()) {
             continue;
         }
         match fs::remove_dir_all(entry.path()) {
