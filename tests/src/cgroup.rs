@@ -127,14 +127,19 @@ pub fn is_empty(cgroup: &Path) -> Result<bool> {
 /// # Errors
 /// If it cannot be read for another reason than being gone.
 pub fn has_worker(cgroup: &Path) -> Result<bool> {
-    let members = match fs::read_to_string(cgroup.join("cgroup.procs")) {
+    // Threads: a process is off the list of processes before the last of them lets go of what it
+    // holds.
+    let members = match fs::read_to_string(cgroup.join("cgroup.threads")) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
-        members => members.context("reading cgroup.procs")?,
+        members => members.context("reading cgroup.threads")?,
     };
-    let is_worker = |pid: &str| {
-        // One that has ended in between is none.
-        let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        words.split(|byte| *byte == 0).any(|word| word == b"worker")
+    let is_worker = |thread: &str| {
+        // One that has ended in between is none; one that is about to has no words any more, and
+        // may still have its listeners.
+        let Ok(words) = fs::read(format!("/proc/{thread}/cmdline")) else {
+            return false;
+        };
+        words.is_empty() || words.split(|byte| *byte == 0).any(|word| word == b"worker")
     };
     Ok(members.lines().any(is_worker))
 }
