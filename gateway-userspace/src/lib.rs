@@ -20,4 +20,5 @@ pub mod proxy;
 pub mod sanitize;
 pub mod serve;
 pub mod sessions;
+pub mod starting;
 pub mod worker;

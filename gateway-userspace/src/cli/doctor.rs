@@ -13,6 +13,7 @@ use crate::{
     },
     launch::canary::{Canary, prove},
     policy::Policy,
+    starting::Starting,
 };
 
 /// Probe what this kernel can enforce.
@@ -275,12 +276,14 @@ fn in_scratch<T>(
     work: impl FnOnce(&str, &Cgroup, &Cgroup) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
     let run = format!("doctor-{}", uuid::Uuid::now_v7().simple());
+    let starting = Starting::begin()?;
     let parent = Cgroup::create(bpffs::runs_cgroup()?.join(&run))?;
     let agent = Cgroup::create(parent.path().join("agent"))?;
     let gateway = Cgroup::create(parent.path().join("gateway"))?;
     let home = cgroup::current()?;
     // With a process inside it counts as alive, and no run that starts now clears it away.
     gateway.enter()?;
+    drop(starting);
     let result = work(&run, &agent, &gateway);
     cgroup::enter(&home)?;
     for cgroup in [&agent, &gateway, &parent] {

@@ -1,6 +1,7 @@
 //! The BPF file system: where links are pinned so that they outlive this process.
 
 use std::{
+    ffi::OsStr,
     fs, io,
     os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
@@ -16,6 +17,7 @@ use super::{
     abi,
     cgroup::{self, Cgroup, CgroupError},
 };
+use crate::starting::Starting;
 
 /// Where it is mounted on every distribution that mounts it.
 const MOUNT_POINT: &str = "/sys/fs/bpf";
@@ -144,11 +146,12 @@ impl Pins {
 }
 
 /// Clears away what earlier runs left whose gateway was killed: pins and cgroups of runs in
-/// whose agent cgroup no process lives any more. Runs that still have one stay shut in.
+/// whose agent cgroup no process lives any more, and cgroups that nothing is pinned to. Runs that
+/// still have a process stay shut in. One that is starting has none yet, which is why nobody may.
 ///
 /// # Errors
 /// If the folder of pins or a cgroup cannot be read.
-pub fn sweep(root: &Path, runs: &Path) -> Result<(), BpffsError> {
+pub fn sweep(root: &Path, runs: &Path, _nobody_starts: &Starting) -> Result<(), BpffsError> {
     let entries = fs::read_dir(root).map_err(io_error("reading", root))?;
     for entry in entries.flatten() {
         let name = entry.file_name();
@@ -160,8 +163,7 @@ pub fn sweep(root: &Path, runs: &Path) -> Result<(), BpffsError> {
         }
         let gone = match Cgroup::adopt(cgroup.clone()).is_empty() {
             Ok(empty) => empty,
-            // No cgroup: nothing can be confined by these pins, unless the run is just
-            // starting, in which case the cgroup was made first.
+            // No cgroup: nothing can be confined by these pins.
             Err(CgroupError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => true,
             Err(error) => return Err(error.into()),
         };
@@ -171,11 +173,10 @@ pub fn sweep(root: &Path, runs: &Path) -> Result<(), BpffsError> {
                 folder: entry.path(),
             }
             .remove()?;
-            for leaf in ["agent", "gateway", ""] {
-                Cgroup::adopt(cgroup.join(leaf)).remove()?;
-            }
+            clear_away(cgroup);
         }
     }
+    sweep_cgroups(root, runs);
     Ok(())
 }
 
@@ -201,11 +202,47 @@ fn sweep_attached(folder: &Path, cgroup: &Path) -> Result<(), BpffsError> {
         folder: folder.to_owned(),
     }
     .remove()?;
-    for leaf in ["gateway", ""] {
-        Cgroup::adopt(cgroup.join(leaf)).remove()?;
-    }
+    clear_away(cgroup.to_owned());
     Ok(())
 }
+
+/// Clears away cgroups that nobody is in and nothing is pinned to: of runs that were killed before
+/// they had pins, or while they ended.
+fn sweep_cgroups(root: &Path, runs: &Path) {
+    for entry in fs::read_dir(runs).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let ours = name
+            .to_str()
+            .is_some_and(|name| OURS.iter().any(|ours| name.starts_with(ours)));
+        let empty = || Cgroup::adopt(entry.path()).is_empty().unwrap_or(false);
+        if ours && !has_pins(root, &name) && empty() {
+            tracing::info!(run = %name.display(), "clearing away the cgroups of a run without pins");
+            clear_away(entry.path());
+        }
+    }
+}
+
+/// Whether a run of this name has pins, of this ABI version or another. What cannot be read counts.
+fn has_pins(root: &Path, run: &OsStr) -> bool {
+    let versions = root.parent().map(fs::read_dir);
+    let Some(Ok(versions)) = versions else {
+        return true;
+    };
+    versions.flatten().any(|version| {
+        fs::symlink_metadata(version.path().join(run))
+            .map_or_else(|error| error.kind() != io::ErrorKind::NotFound, |_| true)
+    })
+}
+
+/// Removes the cgroups of a run that is over. What is left is in nobody's way.
+fn clear_away(cgroup: PathBuf) {
+    if let Err(error) = Cgroup::adopt(cgroup).remove_all() {
+        tracing::warn!(%error, "a later run will try again");
+    }
+}
+
+/// What the names of runs, attachments and checks begin with.
+const OURS: [&str; 3] = ["run-", ATTACHED, "doctor-"];
 
 /// What the names of attachments begin with.
 pub const ATTACHED: &str = "attach-";

@@ -197,6 +197,20 @@ impl Cgroup {
         Ok(())
     }
 
+    /// Removes the cgroup with those below it, which its processes may have made. No process may be
+    /// in any.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn remove_all(&self) -> Result<(), CgroupError> {
+        for child in fs::read_dir(&self.path).into_iter().flatten().flatten() {
+            if child.file_type().is_ok_and(|kind| kind.is_dir()) {
+                Self::adopt(child.path()).remove_all()?;
+            }
+        }
+        self.remove()
+    }
+
     /// Removes the cgroup. No process may be in it.
     ///
     /// # Errors

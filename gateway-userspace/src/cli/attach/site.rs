@@ -15,6 +15,7 @@ use crate::{
         cgroup::{self, Cgroup},
     },
     sessions::SCRATCH,
+    starting::Starting,
 };
 
 /// The places of one attachment.
@@ -35,9 +36,12 @@ impl Site {
         let home = cgroup::current()?;
         let id = uuid::Uuid::now_v7().simple().to_string();
         let run = format!("{}{id}", bpffs::ATTACHED);
+        let starting = Starting::begin()?;
         let parent = Cgroup::create(bpffs::runs_cgroup()?.join(&run))?;
         let gateway = Cgroup::create(parent.path().join("gateway"))?;
         gateway.enter()?;
+        // From here on it counts as alive, and no run clears it away.
+        drop(starting);
         let scratch = Path::new(SCRATCH).join(&run);
         fs::DirBuilder::new()
             .mode(0o700)

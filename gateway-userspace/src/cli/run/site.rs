@@ -16,6 +16,7 @@ use crate::{
         cgroup::{self, Cgroup},
     },
     sessions::{self, SCRATCH},
+    starting::Starting,
 };
 
 /// How long processes may take to die once they are killed.
@@ -42,7 +43,8 @@ impl Site {
     pub(super) fn prepare() -> anyhow::Result<Self> {
         let root = bpffs::root()?;
         let runs = bpffs::runs_cgroup()?;
-        bpffs::sweep(&root, &runs).context("clearing away earlier runs")?;
+        let starting = Starting::begin()?;
+        bpffs::sweep(&root, &runs, &starting).context("clearing away earlier runs")?;
         sweep_scratch(&runs);
         let home = cgroup::current()?;
         let id = uuid::Uuid::now_v7().simple().to_string();
@@ -57,7 +59,7 @@ impl Site {
             parent,
             scratch,
         };
-        match site.fill() {
+        match site.fill(&starting) {
             Ok(()) => Ok(site),
             Err(error) => {
                 site.clear();
@@ -66,7 +68,7 @@ impl Site {
         }
     }
 
-    fn fill(&self) -> anyhow::Result<()> {
+    fn fill(&self, _starting: &Starting) -> anyhow::Result<()> {
         let gateway = Cgroup::create(self.gateway.path().to_owned())?;
         // From here on the run counts as alive, and no other run clears it away.
         gateway.enter()?;
@@ -105,7 +107,7 @@ impl Site {
     pub(super) fn clear(&self) {
         let steps: [(&str, Result<(), cgroup::CgroupError>); 4] = [
             ("leaving the gateway's cgroup", cgroup::enter(&self.home)),
-            ("removing the agent's cgroup", self.agent.remove()),
+            ("removing the agent's cgroup", self.agent.remove_all()),
             ("removing the gateway's cgroup", self.gateway.remove()),
             ("removing the run's cgroup", self.parent.remove()),
         ];
