@@ -11,7 +11,7 @@ use std::{
     thread,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use gateway_userspace::kernel::NSCD;
 use sluice_tests::{
     agent::{Agent, Finished, field, pins, sluice, sweep},
@@ -166,6 +166,63 @@ fn before_it_is_killed_the_same_agent_gets_out() -> Result<()> {
     drop(connection);
     running.finish()?;
     Ok(())
+}
+
+/// Regression: a tree that is deeper than one process has descriptors stayed in the scratch folder,
+/// and every later run complained of it.
+#[test]
+fn a_home_too_deep_to_be_removed_goes_with_the_run() -> Result<()> {
+    needs_root!();
+    let world = World::new()?;
+    const DEEP: &str = "
+import os, pathlib
+os.chdir(os.environ['HOME'])
+for _ in range(5000):
+    os.mkdir('d')
+    os.chdir('d')
+pathlib.Path('bottom').touch()
+print(os.environ['HOME'])
+";
+    let finished = run(&world, [skip::PYTHON, "-c", DEEP])?;
+    ensure!(finished.status == 0, "{finished:?}");
+    nothing_is_left(run_of(finished.out().trim())?)
+}
+
+#[test]
+fn a_home_has_a_limit_and_stays_in_the_run() -> Result<()> {
+    needs_root!();
+    let world = World::new()?;
+    const FILL: &str = "
+import errno, os
+os.chdir(os.environ['HOME'])
+about = os.statvfs('.')
+made = 0
+try:
+    while made <= about.f_files:
+        os.mknod(str(made))
+        made += 1
+except OSError as error:
+    used = about.f_files - about.f_ffree
+    print(os.environ['HOME'], made, used, about.f_files, errno.errorcode[error.errno])
+";
+    let finished = run(&world, [skip::PYTHON, "-c", FILL])?;
+    let said = finished.out();
+    let said: Vec<_> = said.split_whitespace().collect();
+    let [home, made, before, limit, error] = said[..] else {
+        bail!("it made more than the limit: {finished:?}");
+    };
+    ensure!(error == "ENOSPC", "{finished:?}");
+    ensure!(limit == "204800", "{finished:?}");
+    let [made, before, limit] = [made.parse::<u64>()?, before.parse()?, limit.parse()?];
+    ensure!(made + before == limit, "{finished:?}");
+    nothing_is_left(run_of(home)?)
+}
+
+/// The run whose home this is.
+fn run_of(home: &str) -> Result<&str> {
+    let below = home.strip_prefix("/run/sluice/");
+    let run = below.and_then(|below| below.strip_suffix("/home"));
+    run.with_context(|| format!("no home of a run's own: {home:?}"))
 }
 
 /// Neither cgroups nor pins nor a scratch folder of this run.

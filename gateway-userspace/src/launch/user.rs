@@ -125,8 +125,8 @@ impl AgentUser {
         Err(UserError::Unknown("an id that nobody uses".to_owned()))
     }
 
-    /// Environment that names this user; makes a private home below `scratch` where the user has
-    /// none.
+    /// Environment that names this user; makes the place of a private home below `scratch` where
+    /// the user has none. What the agent sees there is a file system of its own.
     ///
     /// # Errors
     /// [`UserError::Home`] if that folder cannot be made.

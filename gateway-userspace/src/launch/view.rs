@@ -220,16 +220,17 @@ fn cover(path: &Path) -> Result<(), ViewError> {
     mount_at(Some("/dev/null"), path, None, MsFlags::MS_BIND, None)
 }
 
-/// Replaces `/run`: what it keeps are links, what policy names, the run's own home and the file
-/// that `/etc/resolv.conf` leads to.
+/// Most that a home of the run's own holds. It goes with the run, whatever was put there: a tree
+/// that is too deep to be removed, say.
+const HOME: &str = "size=25%,nr_inodes=200k";
+
+/// Replaces `/run`: what it keeps are links, what policy names, a home of the run's own and the
+/// file that `/etc/resolv.conf` leads to.
 fn empty_run(order: &Order) -> Result<(), ViewError> {
     let run = Path::new("/run");
     let mut kept = Vec::new();
-    let home = order.scratch.join("home");
-    for path in order.run.iter().chain([&home]) {
-        if path == &home && !path.exists() {
-            continue;
-        }
+    let home = Some(order.scratch.join("home")).filter(|path| path.exists());
+    for path in &order.run {
         let descriptor = open(
             path,
             OFlags::PATH | OFlags::CLOEXEC,
@@ -269,6 +270,11 @@ fn empty_run(order: &Order) -> Result<(), ViewError> {
         let source = format!("/proc/self/fd/{}", descriptor.as_raw_fd());
         let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
         mount_at(Some(&source), &path, None, flags, None)?;
+    }
+    if let Some(home) = home {
+        fs::create_dir_all(&home).map_err(failed("making", &home))?;
+        let options = format!("mode=0700,uid={},gid={},{HOME}", order.uid, order.gid);
+        mount_at(Some("tmpfs"), &home, Some("tmpfs"), flags, Some(&options))?;
     }
     // Where it is a folder of its own rather than a link to the other.
     let old = Path::new("/var/run");

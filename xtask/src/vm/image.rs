@@ -27,7 +27,8 @@ const PROGRAMS: &[&str] = &[
     "sh", "bash", "env", "cat", "echo", "true", "false", "sleep", "tail", "touch", "id", "ls",
     "ps", "kill", "stat", "mount", "umount", "setsid", "setpriv", "unshare", "nsenter", "ip", "ss",
     "modprobe", "dmesg", "curl", "openssl", "nginx", "chmod", "cp", "mkdir", "rm", "head", "tr",
-    "grep", "sed", "readlink", "stty", "printf", "test", "dd", "mknod", "su",
+    "grep", "sed", "readlink", "stty", "printf", "test", "dd", "mknod", "su", "mktemp", "ln", "mv",
+    "seq", "perl",
 ];
 
 /// Modules that tests have a use for, beside what these need; the kernel loads them by itself.
@@ -130,6 +131,7 @@ pub(super) fn common(suite: &Suite) -> Result<Common> {
         mirror.program(Path::new(path))?;
     }
     python(&mut mirror)?;
+    perl(&mut mirror)?;
     strip(&mut mirror, &init)?;
     for program in &suite.programs {
         strip(&mut mirror, program)?;
@@ -152,6 +154,17 @@ fn python(mirror: &mut Mirror) -> Result<()> {
         mirror.program(&module?.path())?;
     }
     Ok(())
+}
+
+/// What Debian's base packages have of Perl, which has the sockets that tests open with it.
+fn perl(mirror: &mut Mirror) -> Result<()> {
+    let said = process::command("perl")
+        .args(["-MSocket", "-e"])
+        .arg("print $INC{'Socket.pm'} =~ s{/Socket\\.pm$}{}r")
+        .read()?;
+    let library = Path::new(said.trim());
+    mirror.host(library)?;
+    mirror.program(&library.join("auto/Socket/Socket.so"))
 }
 
 /// Adds a program without symbols: in the machine, files are memory.

@@ -4,9 +4,9 @@
 //! that nothing which the kernel says on the first can come between.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::Write as _,
-    os::unix::process::CommandExt as _,
+    fs::{self, File, OpenOptions, Permissions},
+    io::{self, Write as _},
+    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
     path::Path,
     process::{Child, Command, ExitCode, Stdio},
     thread,
@@ -97,6 +97,8 @@ fn prepare() -> Result<()> {
     mount(Some("."), "/", no, MsFlags::MS_MOVE, no).context("moving it")?;
     chroot(".").context("staying there")?;
     chdir("/").context("going to the root")?;
+    // The kernel lets everybody write it.
+    fs::set_permissions("/", Permissions::from_mode(0o755)).context("closing the root folder")?;
 
     for (kind, place, options) in [
         ("proc", "/proc", None),
@@ -126,6 +128,13 @@ fn prepare() -> Result<()> {
         ("/dev/stderr", "/proc/self/fd/2"),
     ] {
         std::os::unix::fs::symlink(target, link).with_context(|| format!("linking {link}"))?;
+    }
+    // May be off since 6.2, was on before; what it lets through is what is tested.
+    match fs::write("/proc/sys/dev/tty/legacy_tiocsti", "1") {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(error).context("letting programs type at a terminal");
+        }
+        _ => (),
     }
     fs::write("/proc/sys/kernel/hostname", "vm").context("naming the machine")?;
     let controllers = "/sys/fs/cgroup/cgroup.subtree_control";

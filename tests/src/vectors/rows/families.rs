@@ -50,7 +50,8 @@ pub(super) const ROWS: &[Row] = &[
     family("pppox"),
     family("rds"),
     family("tipc"),
-    by_root(family("key")),
+    // It takes CAP_NET_ADMIN, which a container does not have.
+    by_root(family("key").attached(fails(libc::EPERM))),
     family("alg"),
     by_root(family("bluetooth")),
     by_root(family("can")),
