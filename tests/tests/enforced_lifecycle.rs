@@ -13,6 +13,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use gateway_userspace::kernel::NSCD;
+use serde_json::Value;
 use sluice_tests::{
     agent::{Agent, Finished, field, pins, sluice, sweep},
     cgroup::{self, processes},
@@ -165,6 +166,36 @@ fn before_it_is_killed_the_same_agent_gets_out() -> Result<()> {
     let (connection, _) = wait_for("the agent's connection", || Ok(receiver.connection()?))?;
     drop(connection);
     running.finish()?;
+    Ok(())
+}
+
+/// `doctor` computes the level as a run does; a policy that opens something reaches another.
+#[test]
+fn doctor_tells_the_level_that_a_run_reaches() -> Result<()> {
+    needs_root!();
+    let world = World::new()?;
+    let output = world.node.run(|| {
+        Ok::<_, anyhow::Error>(
+            Command::new(sluice()?)
+                .args(["doctor", "--json"])
+                .output()?,
+        )
+    })?;
+    let report: Value = serde_json::from_slice(&output.stdout)?;
+    let level = |policy: &str| {
+        let finished = Agent::new(&world, policy)?.run(["true"])?;
+        let record = finished.records.first().context("a session record")?;
+        Ok::<_, anyhow::Error>(field(record, "assurance"))
+    };
+    let told = field(&report, "assurance");
+    ensure!(told == level(NOTHING)?, "{report:#}");
+    let opened = format!("{NOTHING}[process]\nptrace = true\n");
+    ensure!(told != level(&opened)?, "{report:#}");
+    let open = report.get("open").and_then(Value::as_array);
+    ensure!(
+        open.is_some_and(Vec::is_empty) == (told == "sealed"),
+        "{report:#}"
+    );
     Ok(())
 }
 

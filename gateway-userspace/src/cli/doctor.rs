@@ -1,6 +1,6 @@
 //! `sluice doctor`: what this kernel can enforce, found out by trying.
 
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode, time::Duration};
 
 use serde::Serialize;
 
@@ -11,16 +11,27 @@ use crate::{
         cgroup::{self, Cgroup},
         probe,
     },
-    launch::canary::{Canary, prove},
+    launch::{
+        assurance::{Assessment, assess},
+        canary::{Canary, prove},
+        order::Order,
+        supervise::Waiting,
+        user::AgentUser,
+    },
     policy::Policy,
+    sessions::SCRATCH,
     starting::Starting,
 };
 
+/// Longest that a process may take to die.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// Probe what this kernel can enforce.
 ///
-/// Each program is loaded and attached to a scratch cgroup; in the end a canary inside a real
-/// boundary tries to get out and must fail. The exit status is 0 when an agent can be confined
-/// here, 1 when it cannot. Needs root.
+/// Each program is loaded and attached to a scratch cgroup; a canary inside a real boundary tries
+/// to get out and must fail, and a first process is shut in as that of an agent would be. The
+/// level told is the one that such an agent reaches under a policy that opens nothing. The exit
+/// status is 0 when an agent can be confined here, 1 when it cannot. Needs root.
 #[derive(Debug, clap::Args)]
 pub struct DoctorCommand {
     /// Print JSON.
@@ -87,10 +98,16 @@ impl DoctorCommand {
     /// # Errors
     /// If the findings cannot be written.
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        let findings = examine();
+        let (findings, reached) = examine();
         let healthy = findings.iter().all(|found| found.ok || !found.required);
+        let reached = reached.filter(|_| healthy);
         if self.json {
-            let report = serde_json::json!({ "healthy": healthy, "findings": findings });
+            let report = serde_json::json!({
+                "healthy": healthy,
+                "assurance": reached.as_ref().map(|reached| reached.level.label()),
+                "open": reached.map(|reached| reached.open),
+                "findings": findings,
+            });
             println!("{report:#}");
         } else {
             for found in &findings {
@@ -101,18 +118,22 @@ impl DoctorCommand {
                 };
                 println!("{mark} {}: {}", found.check, found.detail);
             }
-            let verdict = if healthy {
-                "agents can be confined here, with assurance `partial`"
+            if let Some(reached) = reached {
+                for open in &reached.open {
+                    println!("open {open}");
+                }
+                let level = reached.level.label();
+                println!("agents can be confined here, with assurance `{level}`");
             } else {
-                "agents cannot be confined here; `sluice run` will refuse to start one"
-            };
-            println!("{verdict}");
+                println!("agents cannot be confined here; `sluice run` will refuse to start one");
+            }
         }
         Ok(ExitCode::from(u8::from(!healthy)))
     }
 }
 
-fn examine() -> Vec<Finding> {
+/// All that is looked at, and the level that an agent reaches.
+fn examine() -> (Vec<Finding>, Option<Assessment>) {
     let root = rustix::process::geteuid().is_root();
     let mut findings = vec![
         Finding::required(
@@ -148,6 +169,7 @@ fn examine() -> Vec<Finding> {
             }
         ),
     });
+    let mut reached = None;
     if root {
         findings.push(Finding::required(
             "BPF file system",
@@ -166,9 +188,11 @@ fn examine() -> Vec<Finding> {
             canary().map(|()| "could not get out".to_owned()),
             "do not run agents on this kernel",
         ));
-        findings.extend(optional());
+        let (tried, level) = tried();
+        findings.extend(tried);
+        reached = level;
     }
-    findings
+    (findings, reached)
 }
 
 /// What follows where a kernel has no programs on unix sockets.
@@ -219,20 +243,32 @@ fn canary() -> anyhow::Result<()> {
     })
 }
 
-/// A real boundary, and what else it holds: tried by a process that leaves it, and by one that
-/// does what only the LSM programs refuse.
-fn optional() -> [Finding; 2] {
+/// A real boundary, and what else it holds: tried by a process that leaves it, by one that does
+/// what only the LSM programs refuse, and by one that is shut in as an agent's first is.
+fn tried() -> ([Finding; 3], Option<Assessment>) {
     let seen = in_scratch(|run, agent, gateway| {
+        let policy = Policy::locked_down();
         let pins = Pins::create(&bpffs::root()?, run)?;
-        let spec = AgentSpec::new(&Policy::locked_down(), agent.id()?, 9)?;
+        let spec = AgentSpec::new(&policy, agent.id()?, 9)?;
         let mut boundary = Boundary::raise(&spec, agent, gateway, pins)?;
         let attached = boundary.held();
         let proof = prove(&mut boundary, agent, gateway);
         let held = boundary.held();
+        let launched = launch(&policy, held, run, agent);
+        agent.kill(PATIENCE)?;
         boundary.lower()?;
         proof?;
-        Ok((attached, held))
+        Ok((attached, held, launched))
     });
+    let (seen, launched) = match seen {
+        Ok((attached, held, launched)) => (Ok((attached, held)), launched),
+        Err(error) => (Err(error), Err(anyhow::anyhow!("no boundary to try it in"))),
+    };
+    let (launched, reached) = match launched {
+        Ok(reached) => (Ok("a first process was shut in".to_owned()), Some(reached)),
+        Err(error) => (Err(error), None),
+    };
+    let launcher = Finding::required("launcher", launched, "`sluice run` would fail likewise");
     let tell = |check: &str, of: fn(KernelHeld) -> bool, [holds, idle, missing]: [&str; 3]| {
         let (ok, detail) = match &seen {
             Ok((_, held)) if of(*held) => (true, holds.to_owned()),
@@ -247,7 +283,8 @@ fn optional() -> [Finding; 2] {
             detail,
         }
     };
-    [
+    let findings = [
+        launcher,
         tell(
             "leavers",
             |held| held.leavers,
@@ -268,7 +305,28 @@ fn optional() -> [Finding; 2] {
                  processes; boot a kernel from 6.0 on with `bpf` in `lsm=`",
             ],
         ),
-    ]
+    ];
+    (findings, reached)
+}
+
+/// Shuts a process in as an agent's first is, which is never given the word to go on.
+fn launch(
+    policy: &Policy,
+    held: KernelHeld,
+    run: &str,
+    agent: &Cgroup,
+) -> anyhow::Result<Assessment> {
+    let user = AgentUser::choose(None, policy.agent().as_str())?;
+    let scratch = Path::new(SCRATCH).join(run);
+    let order = Order {
+        command: vec!["true".into()],
+        ..Order::under(policy, &user, held, agent.path(), &scratch)
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let waiting = runtime.block_on(Waiting::begin(&order, &agent.within()?))?;
+    Ok(assess(policy, &user, held, &waiting.shut))
 }
 
 /// Works with two cgroups of its own, this process in the second, that are removed afterwards.

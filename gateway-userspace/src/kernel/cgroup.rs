@@ -123,6 +123,16 @@ impl Cgroup {
         Ok(u32::try_from(within.components().count()).unwrap_or(u32::MAX))
     }
 
+    /// Its path within the hierarchy, as `/proc/PID/cgroup` tells it.
+    ///
+    /// # Errors
+    /// If no hierarchy is mounted.
+    pub fn within(&self) -> Result<String, CgroupError> {
+        let mount = mount_point()?;
+        let within = self.path.strip_prefix(&mount).unwrap_or(&self.path);
+        Ok(Path::new("/").join(within).display().to_string())
+    }
+
     /// Opens the folder, to attach programs to it.
     ///
     /// # Errors

@@ -6,11 +6,17 @@ use std::{
     fs::File,
     io::{self, Read as _, Seek as _, Write as _},
     os::fd::OwnedFd,
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use rustix::fs::{MemfdFlags, memfd_create};
 use serde::{Deserialize, Serialize};
+
+use super::{assurance::has_unix, user::AgentUser};
+use crate::{
+    kernel::KernelHeld,
+    policy::{Mode, Policy},
+};
 
 /// How a command is to be started.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -52,6 +58,44 @@ pub struct Order {
 }
 
 impl Order {
+    /// What a policy asks for, for this user in this cgroup. What is to be run is left to add.
+    #[must_use]
+    pub fn under(
+        policy: &Policy,
+        user: &AgentUser,
+        held: KernelHeld,
+        cgroup: &Path,
+        scratch: &Path,
+    ) -> Self {
+        let process = policy.process();
+        let unix = &policy.network().unix;
+        let observe = policy.mode() == Mode::Observe;
+        // Sockets that policy names stay in sight where `/run` would cover them.
+        let named = unix.names.iter().map(PathBuf::from);
+        let named = named.filter(|path| path.starts_with("/run"));
+        let abstract_unix =
+            observe || unix.any || unix.names.iter().any(|name| name.starts_with('@'));
+        Self {
+            cgroup: cgroup.to_owned(),
+            uid: user.uid.as_raw(),
+            gid: user.gid.as_raw(),
+            open_files: None,
+            scratch: scratch.to_owned(),
+            run: process.run.iter().cloned().chain(named).collect(),
+            hide: Vec::new(),
+            read: process.read.clone(),
+            write: process.write.clone(),
+            ptrace: process.ptrace,
+            user_namespaces: process.user_namespaces,
+            io_uring: process.io_uring,
+            unix: observe || has_unix(policy, held),
+            abstract_unix,
+            terminal: [false; 3],
+            command: Vec::new(),
+            environment: Vec::new(),
+        }
+    }
+
     /// Writes it into a memory file.
     ///
     /// # Errors

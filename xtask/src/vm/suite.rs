@@ -25,10 +25,7 @@ const LEFT_OUT: &[(&str, &str)] = &[
         "enforced_clients::",
         "Node, git and Python's packages are not in the machine",
     ),
-    (
-        "enforced_own::a_node_server",
-        "Node is not in the machine",
-    ),
+    ("enforced_own::a_node_server", "Node is not in the machine"),
     (
         "enforced_attribution::a_thousand",
         "a thousand connections take too long without hardware to help",

@@ -32,7 +32,7 @@ pub(super) async fn begin(
     let facts = SessionFacts {
         run: site.run.clone(),
         kernel: kernel(),
-        cgroup: site.agent_within()?,
+        cgroup: site.agent.within()?,
         uid: Some(plan.user.uid.as_raw()),
         command: words.join(" "),
         controls: controls(plan, held, shut),

@@ -10,7 +10,7 @@ use crate::{
     audit::Audit,
     kernel::{AgentSpec, Boundary, KernelHeld, check_unix_paths, forward_logs},
     launch::{
-        assurance::{Assessment, assess, has_unix},
+        assurance::{Assessment, assess},
         canary::{Canary, prove},
         order::Order,
         supervise::{Waiting, exit_code},
@@ -101,7 +101,7 @@ async fn inside(
             policy: plan.policy.clone(),
             audit: plan.audit.clone(),
             assurance: plan.assessment.level,
-            within: site.agent_within()?,
+            within: site.agent.within()?,
             drain: DRAIN,
         },
     )
@@ -136,7 +136,7 @@ async fn shut_in(
     open_files: Option<u64>,
     held: KernelHeld,
 ) -> anyhow::Result<Waiting> {
-    let within = site.agent_within()?;
+    let within = site.agent.within()?;
     let order = order(plan, site, port, open_files, held)?;
     let waiting = Waiting::begin(&order, &within).await?;
     plan.assessment = assess(&plan.policy, &plan.user, held, &waiting.shut);
@@ -156,32 +156,20 @@ fn order(
     let user = plan.user.environment(site.scratch())?;
     let own = user.into_iter().chain(proxy_environment(port));
     environment.extend(own.map(|(name, value)| (name.into(), value)));
-    let process = plan.policy.process();
-    let unix = &plan.policy.network().unix;
-    let observe = plan.policy.mode() == Mode::Observe;
-    // Sockets that policy names stay in sight where `/run` would cover them.
-    let named = unix.names.iter().map(PathBuf::from);
-    let named = named.filter(|path| path.starts_with("/run"));
-    let run = process.run.iter().cloned().chain(named).collect();
-    let abstract_unix = observe || unix.any || unix.names.iter().any(|name| name.starts_with('@'));
+    let confined = Order::under(
+        &plan.policy,
+        &plan.user,
+        held,
+        site.agent.path(),
+        site.scratch(),
+    );
     Ok(Order {
-        cgroup: site.agent.path().to_owned(),
-        uid: plan.user.uid.as_raw(),
-        gid: plan.user.gid.as_raw(),
         open_files,
-        scratch: site.scratch().to_owned(),
-        run,
         hide: plan.hide.clone(),
-        read: process.read.clone(),
-        write: process.write.clone(),
-        ptrace: process.ptrace,
-        user_namespaces: process.user_namespaces,
-        io_uring: process.io_uring,
-        unix: observe || has_unix(&plan.policy, held),
-        abstract_unix,
         terminal: terminal::standard(),
         command: plan.command.clone(),
         environment: environment.into_iter().collect(),
+        ..confined
     })
 }
 

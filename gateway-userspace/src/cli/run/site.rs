@@ -85,13 +85,6 @@ impl Site {
         Ok(Pins::create(&bpffs::root()?, &self.run)?)
     }
 
-    /// Path of the agent's cgroup within the hierarchy.
-    pub(super) fn agent_within(&self) -> anyhow::Result<String> {
-        let mount = cgroup::mount_point()?;
-        let within = self.agent.path().strip_prefix(&mount)?;
-        Ok(format!("/{}", within.display()))
-    }
-
     /// A folder of this run alone, which the agent may pass through.
     pub(super) fn scratch(&self) -> &Path {
         &self.scratch
