@@ -42,11 +42,24 @@ impl<'world> Attachment<'world> {
         policy: &str,
         target: impl IntoIterator<Item = S>,
     ) -> Result<Self> {
+        Self::start_as(world, sluice()?, policy, target)
+    }
+
+    /// The same by another build of `sluice`.
+    ///
+    /// # Errors
+    /// If it is refused; the error has what was said.
+    pub fn start_as<S: AsRef<OsStr>>(
+        world: &'world World,
+        program: PathBuf,
+        policy: &str,
+        target: impl IntoIterator<Item = S>,
+    ) -> Result<Self> {
         let id = random()?;
         let policy = world.file(&format!("{id}.toml"), policy)?;
         let at = |ending: &str| world.scratch().join(format!("{id}.{ending}"));
         let (audit, stderr) = (at("jsonl"), at("stderr"));
-        let mut command = clean(sluice()?);
+        let mut command = clean(program);
         command
             .arg("attach")
             .arg("--policy")

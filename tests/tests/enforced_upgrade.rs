@@ -1,0 +1,201 @@
+//! One `sluice attach` takes over from another, five times, while the agent works and while it
+//! tries to get out: no attempt to get out arrives, and after each the agent is served again.
+
+use std::{
+    fs::OpenOptions,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{IpAddr, SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    thread,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use sluice_tests::{
+    agent::sluice,
+    attachment::Attachment,
+    cgroup::Group,
+    deadline::wait_for,
+    needs_root,
+    netns::Netns,
+    puppet::{Puppet, Way},
+    receiver::Receiver,
+    skip::PYTHON,
+    world::{ORIGIN4, World},
+};
+
+/// How often one takes over.
+const TIMES: usize = 5;
+
+/// Inside the cgroup that it is told: connects again and again until its input ends, at most a
+/// million times and for two minutes. On each line it is sent, it says how often it was answered
+/// `ok`, how often otherwise, and what went wrong last.
+const CLIENT: &str = r#"
+import errno, socket, sys, threading, time
+folder, host, port = sys.argv[1:]
+with open(folder + "/cgroup.procs", "w") as procs:
+    procs.write("0")
+good = bad = 0
+last = "-"
+done = False
+def work():
+    global good, bad, last
+    end = time.monotonic() + 120
+    while not done and good + bad < 1000000 and time.monotonic() < end:
+        try:
+            with socket.create_connection((host, int(port)), 10) as one:
+                one.sendall(b"GET / HTTP/1.1\r\nHost: %b\r\nConnection: close\r\n\r\n" % host.encode())
+                whole = b""
+                while part := one.recv(4096):
+                    whole += part
+            if whole.startswith(b"HTTP/1.1 200 ") and whole.endswith(b"ok"):
+                good += 1
+                continue
+            last = repr(whole[:40])
+        except OSError as error:
+            last = errno.errorcode.get(error.errno, repr(error))
+        bad += 1
+threading.Thread(target=work).start()
+for line in sys.stdin:
+    print(good, bad, last, flush=True)
+done = True
+"#;
+
+/// The process. Dropped, it ends.
+struct Client {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Client {
+    fn start(world: &World, cgroup: &Path, port: u16) -> Result<Self> {
+        let mut command = Command::new(PYTHON);
+        command
+            .args(["-I", "-c", CLIENT])
+            .arg(cgroup)
+            .args([ORIGIN4.to_string(), port.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        let mut child = world.node.run(|| command.spawn())?;
+        Ok(Self {
+            input: child.stdin.take().context("a pipe")?,
+            output: BufReader::new(child.stdout.take().context("a pipe")?),
+            child,
+        })
+    }
+
+    /// How often it was answered, how often not, and what went wrong last.
+    fn ask(&mut self) -> Result<(u64, u64, String)> {
+        self.input.write_all(b"\n")?;
+        let mut line = String::new();
+        self.output.read_line(&mut line)?;
+        let mut words = line.trim().splitn(3, ' ');
+        let mut word = || words.next().with_context(|| format!("said {line:?}"));
+        Ok((word()?.parse()?, word()?.parse()?, word()?.to_owned()))
+    }
+
+    /// Waits until it was answered, or not, some more times.
+    fn goes_on(&mut self, of: impl Fn(&(u64, u64, String)) -> u64) -> Result<()> {
+        let before = of(&self.ask()?);
+        let mut last = None;
+        wait_for("further attempts", || {
+            let now = self.ask()?;
+            let further = of(&now) >= before + 3;
+            last = Some(now);
+            Ok(further.then_some(()))
+        })
+        .with_context(|| format!("{last:?}"))
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// Answers every request with `ok`, for as long as the test runs.
+fn web(namespace: &Netns) -> Result<u16> {
+    let listener = namespace.run(|| TcpListener::bind((ORIGIN4, 0)))?;
+    let port = listener.local_addr()?.port();
+    thread::spawn(move || {
+        while let Ok((mut stream, _)) = listener.accept() {
+            thread::spawn(move || {
+                let mut head = [0; 4096];
+                let _length = stream.read(&mut head)?;
+                stream.write_all(
+                    b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok",
+                )
+            });
+        }
+    });
+    Ok(port)
+}
+
+/// What counts as another build: the same program, and some bytes more.
+fn another_build(world: &World) -> Result<PathBuf> {
+    let path = world.publish(&sluice()?)?;
+    let mut file = OpenOptions::new().append(true).open(&path)?;
+    file.write_all(b"another build")?;
+    Ok(path)
+}
+
+#[test]
+fn taking_over_under_load_lets_nothing_out() -> Result<()> {
+    needs_root!();
+    let world = World::new()?;
+    let receiver = Receiver::listen(&world.origin, 0)?;
+    let served = web(&world.origin)?;
+    let policy = format!(
+        "schema = 1\nagent = \"upgraded\"\n[[egress]]\nid = \"web\"\nhosts = [\"{ORIGIN4}\"]\n\
+         ports = [{served}]\nprivate = true\n"
+    );
+    let builds = [another_build(&world)?, sluice()?];
+    let group = Group::new()?;
+
+    // The control: from this cgroup, both arrive.
+    let outside = SocketAddr::new(IpAddr::V4(ORIGIN4), receiver.port());
+    let mut puppet = Puppet::start_in(&world, group.path())?;
+    let held = puppet.hold("control", Way::Tcp, outside)?;
+    ensure!(held == "done", "without a boundary: {held}");
+    wait_for("the control", || Ok(receiver.connection()?))?;
+
+    let cgroup = group.path().display().to_string();
+    let mut now = Attachment::start(&world, &policy, ["--cgroup", &cgroup])?;
+    let mut prober = Client::start(&world, group.path(), receiver.port())?;
+    let mut client = Client::start(&world, group.path(), served)?;
+    prober.goes_on(|(_, bad, _)| *bad)?;
+    client.goes_on(|(good, _, _)| *good)?;
+    for (number, build) in builds.iter().cycle().take(TIMES).enumerate() {
+        let target = ["--cgroup", &cgroup, "--replace"];
+        let next = Attachment::start_as(&world, build.clone(), &policy, target)
+            .with_context(|| format!("taking over, time {number}"))?;
+        let status = now.wait()?;
+        ensure!(
+            status == 0,
+            "the one before ends with {status}: {}",
+            now.said()?
+        );
+        client.goes_on(|(good, _, _)| *good)?;
+        prober.goes_on(|(_, bad, _)| *bad)?;
+        ensure!(
+            receiver.connection()?.is_none(),
+            "it got out, time {number}"
+        );
+        now = next;
+    }
+    let (good, bad, last) = prober.ask()?;
+    ensure!(good == 0, "{good} of {} attempts were answered", good + bad);
+    ensure!(bad > 0, "it did not try: {last}");
+    ensure!(
+        receiver.is_untouched(&world.node, outside.ip())?,
+        "{outside} was reached"
+    );
+
+    // And it was the boundary that did it.
+    now.detach()?;
+    wait_for("an attempt to arrive", || Ok(receiver.connection()?))?;
+    Ok(())
+}
