@@ -103,11 +103,13 @@ impl Drop for Forget<'_> {
 
 fn take_answers(socket: &OwnedFd, waiting: &Waiting) -> io::Result<()> {
     let mut buffer = [0; ANSWER];
-    while let Some((_, mut descriptors)) = packet::receive(socket, &mut buffer)? {
+    while let Some((_, descriptors)) = packet::receive_all(socket, &mut buffer)? {
         let [a, b, c, d, errno @ ..] = buffer;
         let id = u32::from_be_bytes([a, b, c, d]);
-        let opened = match (i32::from_be_bytes(errno), descriptors.pop()) {
-            (0, Some(descriptor)) => Ok(descriptor),
+        let descriptor = descriptors.map(|mut descriptors| descriptors.pop());
+        let opened = match (i32::from_be_bytes(errno), descriptor) {
+            (0, Ok(Some(descriptor))) => Ok(descriptor),
+            (0, Err(no_room)) => Err(no_room),
             (errno, _) => Err(io::Error::from_raw_os_error(errno)),
         };
         let sender = waiting

@@ -192,14 +192,23 @@ fn serve(
     mut identify: impl FnMut(&Question, Option<OwnedFd>) -> io::Result<Result<Peer, Unattributed>>,
 ) -> io::Result<()> {
     let mut buffer = [0; REQUEST];
-    while let Some((length, mut descriptors)) = packet::receive(socket, &mut buffer)? {
+    while let Some((length, descriptors)) = packet::receive_all(socket, &mut buffer)? {
         let question = buffer.get(..length).and_then(Question::decode);
         let question = question.ok_or(io::ErrorKind::InvalidData)?;
-        let connection = descriptors.pop();
-        if !descriptors.is_empty() {
-            return Err(io::ErrorKind::InvalidData.into());
-        }
-        let answer = match identify(&question, connection)? {
+        let answer = match descriptors {
+            Ok(mut descriptors) => {
+                let connection = descriptors.pop();
+                if !descriptors.is_empty() {
+                    return Err(io::ErrorKind::InvalidData.into());
+                }
+                identify(&question, connection)?
+            }
+            Err(no_room) => {
+                tracing::warn!(error = %no_room, "taking a connection to say whose it is");
+                Err(Unattributed::Kernel(no_room.to_string()))
+            }
+        };
+        let answer = match answer {
             Ok(peer) => Answer::Peer {
                 process: peer.process.as_deref().map(outline).map(Arc::new),
                 original: peer.original.map(|original| original.0),

@@ -46,11 +46,26 @@ pub(crate) fn send(
 /// Receives one message; none at the end of the stream.
 ///
 /// # Errors
-/// `InvalidData` for one that is larger than `buffer`, or has too many descriptors.
+/// `InvalidData` for one that is larger than `buffer`, or has too many descriptors; `EMFILE` for
+/// one whose descriptors found no room in this process.
 pub(crate) fn receive(
     socket: impl AsFd,
     buffer: &mut [u8],
 ) -> io::Result<Option<(usize, Vec<OwnedFd>)>> {
+    match receive_all(socket, buffer)? {
+        Some((length, descriptors)) => Ok(Some((length, descriptors?))),
+        None => Ok(None),
+    }
+}
+
+/// The same for those who go on without the descriptors where these found no room.
+///
+/// # Errors
+/// `InvalidData` as above.
+pub(crate) fn receive_all(
+    socket: impl AsFd,
+    buffer: &mut [u8],
+) -> io::Result<Option<(usize, io::Result<Vec<OwnedFd>>)>> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let received = loop {
@@ -66,11 +81,14 @@ pub(crate) fn receive(
             descriptors.extend(rights);
         }
     }
-    if received
-        .flags
-        .intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC)
-    {
+    let lost = received.flags.contains(ReturnFlags::CTRUNC);
+    let too_many = lost && descriptors.len() >= DESCRIPTORS_MAX;
+    if too_many || received.flags.contains(ReturnFlags::TRUNC) {
         return Err(io::ErrorKind::InvalidData.into());
     }
+    let descriptors = match lost {
+        true => Err(rustix::io::Errno::MFILE.into()),
+        false => Ok(descriptors),
+    };
     Ok((received.bytes > 0).then_some((received.bytes, descriptors)))
 }
