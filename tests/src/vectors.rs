@@ -171,7 +171,8 @@ impl Row {
 }
 
 /// Refused without a record: by the launcher's controls, or by the kernel's own rules.
-const fn fails(errno: i32) -> Expected {
+#[must_use]
+pub const fn fails(errno: i32) -> Expected {
     Expected {
         errno: Some(errno),
         record: None,

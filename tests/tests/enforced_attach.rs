@@ -169,7 +169,12 @@ fn sockets_that_were_open_before_are_closed() -> Result<()> {
             NOTHING,
             ["--cgroup".as_ref(), group.path().as_os_str()],
         )?;
-        let said = attachment.said()?;
+        let said = wait_for("what is open", || {
+            let said = attachment.said()?;
+            let last = "2 TCP or UDP sockets were made outside its cgroup";
+            Ok(said.contains(last).then_some(said))
+        })
+        .with_context(|| attachment.said().unwrap_or_default())?;
         ensure!(said.contains("4 sockets closed"), "{said}");
         for (puppet, stream) in [&mut native, &mut stranger].into_iter().zip(&mut streams) {
             // Nor at the second try, once the error was told.
@@ -197,10 +202,6 @@ fn sockets_that_were_open_before_are_closed() -> Result<()> {
         ensure!(
             receiver.is_untouched(&world.node, address)?,
             "{to} was reached"
-        );
-        ensure!(
-            said.contains("2 TCP or UDP sockets were made outside its cgroup"),
-            "{said}"
         );
         ensure!(stranger.again("tcp", to)? == "done");
         wait_for("what was brought along", || Ok(receiver.connection()?))?;

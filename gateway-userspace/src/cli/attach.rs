@@ -10,7 +10,7 @@ mod watch;
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 pub(super) use self::predecessor::Predecessor;
 use self::{site::Site, watch::Watch};
@@ -177,13 +177,15 @@ impl AttachCommand {
         )
         .await?;
         Predecessor::forget_unheld(agent.path())?;
+        // Whoever reads the announcement may signal at once.
+        let stop = Stop::new()?;
         announce(&session, closed.closed, survey.processes);
         let watch = Watch::new(&agent, boundary.pins().folder(), audit.clone(), subject)?;
         let mut lost = false;
         let gone = tokio::select! {
             () = chronicle.entry.keep_beating() => false,
             () = watch.until_gone() => true,
-            stopped = stop() => { stopped?; false }
+            () = stop.asked() => false,
             () = serving.lost() => {
                 lost = true;
                 false
@@ -318,13 +320,24 @@ fn announce(session: &Session, closed: usize, processes: usize) {
     }
 }
 
-/// Waits for SIGTERM or SIGINT.
-async fn stop() -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+/// SIGTERM and SIGINT, which do not end this process from when it is made.
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).context("listening for SIGTERM")?,
+            interrupt: signal(SignalKind::interrupt()).context("listening for SIGINT")?,
+        })
     }
-    Ok(())
+
+    async fn asked(mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }

@@ -110,7 +110,10 @@ pub(super) fn common(suite: &Suite) -> Result<Common> {
             "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
         ),
         ("/etc/group", "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n"),
-        ("/etc/hosts", "127.0.0.1 localhost\n::1 localhost\n"),
+        (
+            "/etc/hosts",
+            "127.0.0.1 localhost\n127.0.1.1 vm\n::1 localhost\n",
+        ),
         (
             "/etc/nsswitch.conf",
             "passwd: files\ngroup: files\nhosts: files dns\n",
@@ -130,6 +133,11 @@ pub(super) fn common(suite: &Suite) -> Result<Common> {
     for path in ["/sbin/modprobe", "/bin/sh", "/usr/bin/env"] {
         mirror.program(Path::new(path))?;
     }
+    // What `openssl` does not start without.
+    mirror.text(
+        "/usr/lib/ssl/openssl.cnf",
+        "[req]\ndistinguished_name = name\n[name]\n",
+    )?;
     python(&mut mirror)?;
     perl(&mut mirror)?;
     strip(&mut mirror, &init)?;
