@@ -325,8 +325,14 @@ fn launch(
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let waiting = runtime.block_on(Waiting::begin(&order, &agent.within()?))?;
-    Ok(assess(policy, &user, held, &waiting.shut))
+    let within = agent.within()?;
+    let shut = runtime.block_on(async {
+        let waiting = Waiting::begin(&order, &within).await?;
+        let shut = waiting.shut.clone();
+        waiting.abandon().await?;
+        Ok::<_, anyhow::Error>(shut)
+    })?;
+    Ok(assess(policy, &user, held, &shut))
 }
 
 /// Works with two cgroups of its own, this process in the second, that are removed afterwards.

@@ -106,6 +106,14 @@ impl Waiting {
         Err(LaunchError::GaveUp(exit_code(helper.wait().await?)))
     }
 
+    /// Ends it without the word, and waits for that: the command is never run.
+    ///
+    /// # Errors
+    /// If its process cannot be killed, or waited for.
+    pub async fn abandon(mut self) -> io::Result<()> {
+        self.helper.kill().await
+    }
+
     /// Gives the word, and waits for the command's end.
     ///
     /// Signals that ask this process to end are passed on. Those that a terminal sends to a whole
