@@ -76,10 +76,21 @@ impl<'world> Agent<'world> {
     /// # Errors
     /// If its files cannot be written.
     pub fn without_policy(world: &'world World) -> Result<Self> {
+        let audit = world.scratch().join(format!("{}.jsonl", random()?));
+        Self::behind(world, &[], audit)
+    }
+
+    /// The same, where `sluice` is what a command starts that ends with these words, and its
+    /// records go there.
+    ///
+    /// # Errors
+    /// If its files cannot be written.
+    pub fn behind(world: &'world World, before: &[OsString], audit: PathBuf) -> Result<Self> {
         let id = random()?;
         let at = |ending: &str| world.scratch().join(format!("{id}.{ending}"));
-        let (audit, stdout, stderr) = (at("jsonl"), at("stdout"), at("stderr"));
-        let mut command = Command::new(sluice()?);
+        let (stdout, stderr) = (at("stdout"), at("stderr"));
+        let words = before.iter().cloned().chain([sluice()?.into()]);
+        let mut command = command(words);
         command
             .env_clear()
             .env("PATH", "/usr/local/bin:/usr/bin:/bin")
@@ -141,6 +152,14 @@ impl<'world> Agent<'world> {
     pub fn run<S: AsRef<OsStr>>(self, command: impl IntoIterator<Item = S>) -> Result<Finished> {
         self.spawn(command)?.finish()
     }
+}
+
+/// The command of these words.
+pub fn command(words: impl IntoIterator<Item = OsString>) -> Command {
+    let mut words = words.into_iter();
+    let mut command = Command::new(words.next().unwrap_or_default());
+    command.args(words);
+    command
 }
 
 /// What a run left.

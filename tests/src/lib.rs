@@ -6,6 +6,7 @@ pub mod attachment;
 pub mod cgroup;
 pub mod deadline;
 pub mod netns;
+pub mod omission;
 pub mod origin;
 pub mod probe;
 pub mod puppet;

@@ -26,7 +26,7 @@ pub enum ReadbackError {
 ///
 /// # Errors
 /// [`ReadbackError::Open`] names what does not hold.
-pub fn check(init: i32, uid: u32, within: &str) -> Result<(), ReadbackError> {
+pub fn check(init: i32, (uid, gid): (u32, u32), within: &str) -> Result<(), ReadbackError> {
     let folder = Path::new("/proc").join(init.to_string());
     let status = fs::read_to_string(folder.join("status"))?;
     let field = |name: &str| {
@@ -47,9 +47,16 @@ pub fn check(init: i32, uid: u32, within: &str) -> Result<(), ReadbackError> {
             return open(format!("has {name} {:?}", field(name)));
         }
     }
-    let ids = field("Uid").split_whitespace();
-    if ids.clone().count() != 4 || !ids.into_iter().all(|id| id == uid.to_string()) {
-        return open(format!("has the user ids {}", field("Uid")));
+    // Real, effective, saved, and of the file system; and of all groups only its own.
+    for (name, words, count, id) in [
+        ("Uid", "user ids", 4, uid),
+        ("Gid", "group ids", 4, gid),
+        ("Groups", "groups", 1, gid),
+    ] {
+        let ids: Vec<_> = field(name).split_whitespace().collect();
+        if ids.len() != count || ids.iter().any(|found| *found != id.to_string()) {
+            return open(format!("has the {words} {}", field(name)));
+        }
     }
     for name in NAMESPACES {
         let ours = fs::read_link(Path::new("/proc/self/ns").join(name))?;

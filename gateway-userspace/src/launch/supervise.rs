@@ -93,7 +93,7 @@ impl Waiting {
             }
         }
         if let (Some(init), Some((shut, terminal))) = (init, ready) {
-            readback::check(init, order.uid, within)?;
+            readback::check(init, (order.uid, order.gid), within)?;
             return Ok(Self {
                 helper,
                 channel,
