@@ -6,7 +6,11 @@ use std::{
     os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
 };
 
-use nix::{libc, unistd::Pid};
+use nix::{
+    libc,
+    sys::signal::{SigHandler, Signal, signal},
+    unistd::Pid,
+};
 
 /// Which side of a fork this is.
 #[derive(Clone, Copy, Debug)]
@@ -69,6 +73,15 @@ pub(super) fn clone_into(cgroup: &impl AsFd) -> io::Result<Side> {
 pub(super) fn fork() -> io::Result<Side> {
     // SAFETY: the callers have one thread, so no lock is held in the child by another.
     side(libc::c_long::from(unsafe { libc::fork() }))
+}
+
+/// Lets these signals do what they do by themselves.
+pub(super) fn default_actions(signals: &[Signal]) -> nix::Result<()> {
+    for one in signals {
+        // SAFETY: no handler is put in place, so no code of this process runs on the signal.
+        unsafe { signal(*one, SigHandler::SigDfl) }?;
+    }
+    Ok(())
 }
 
 /// Gives this process a session keyring of its own, empty.

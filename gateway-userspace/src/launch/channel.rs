@@ -44,6 +44,8 @@ pub struct Shut {
 pub enum Tell {
     /// Start the command.
     Go,
+    /// Put the command into the foreground of its terminal.
+    Front,
     /// Send this signal to the command's process.
     Signal(u8),
     /// Send it to the command's process group.
@@ -107,6 +109,7 @@ impl Channel {
     pub fn tell(&self, tell: Tell) -> rustix::io::Result<()> {
         match tell {
             Tell::Go => self.send(b'g', &[], None),
+            Tell::Front => self.send(b'f', &[], None),
             Tell::Signal(signal) => self.send(b's', &[signal], None),
             Tell::Group(signal) => self.send(b'k', &[signal], None),
         }
@@ -142,6 +145,7 @@ impl Channel {
         match *text.as_slice() {
             [] => Ok(None),
             [b'g'] => Ok(Some(Tell::Go)),
+            [b'f'] => Ok(Some(Tell::Front)),
             [b's', signal] => Ok(Some(Tell::Signal(signal))),
             [b'k', signal] => Ok(Some(Tell::Group(signal))),
             _ => Err(Errno::BADMSG),

@@ -10,13 +10,20 @@ use nix::{
     },
     unistd::Pid,
 };
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    io::Errno,
+    process::{PidfdFlags, pidfd_open},
+};
 
 use super::{
     abi::{self, Side},
     channel::{Channel, Report},
     init, landlock,
     order::Order,
-    seccomp, stdio, view,
+    seccomp, stdio,
+    terminal::Saved,
+    view,
 };
 use crate::kernel::cgroup::{self, Cgroup};
 
@@ -44,7 +51,7 @@ pub(super) enum EnterError {
     #[error("reading what is to be started")]
     Order(#[source] io::Error),
     #[error("talking to `sluice run`")]
-    Channel(#[source] rustix::io::Errno),
+    Channel(#[source] Errno),
     #[error(transparent)]
     Cgroup(#[from] cgroup::CgroupError),
     #[error("the kernel put this process into {0:?} instead of the agent's cgroup")]
@@ -126,10 +133,32 @@ impl EnterCommand {
                 channel
                     .report(&Report::Made(init.as_raw()))
                     .map_err(EnterError::Channel)?;
+                if let Some(saved) = Saved::of(order.terminal) {
+                    guard(init, &channel, &saved);
+                }
                 drop(channel);
                 Ok(wait(init))
             }
         }
+    }
+}
+
+/// Until the init ends, or `run` is killed: then nobody else puts the operator's terminal back.
+fn guard(init: Pid, channel: &Channel, saved: &Saved) {
+    let Some(init) = rustix::process::Pid::from_raw(init.as_raw()) else {
+        return;
+    };
+    let Ok(init) = pidfd_open(init, PidfdFlags::empty()) else {
+        return;
+    };
+    // What comes through the channel is for the init; its end is told without being asked for.
+    let mut waited = [
+        PollFd::new(&init, PollFlags::IN),
+        PollFd::from_borrowed_fd(channel.descriptor(), PollFlags::empty()),
+    ];
+    while poll(&mut waited, None) == Err(Errno::INTR) {}
+    if waited.last().is_some_and(|end| !end.revents().is_empty()) {
+        saved.restore();
     }
 }
 

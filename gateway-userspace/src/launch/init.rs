@@ -3,6 +3,7 @@
 
 use std::{
     convert::Infallible,
+    ffi::{OsStr, OsString},
     io,
     os::{fd::OwnedFd, unix::process::CommandExt as _},
     process::{Command, ExitCode},
@@ -55,10 +56,7 @@ pub(super) fn run(order: &Order, channel: &Channel, born_inside: bool) -> ExitCo
             Ok(never) => match never {},
             Err(status) => status,
         },
-        Ok(Side::Parent(command)) => {
-            drop(slave);
-            watch(command, channel)
-        }
+        Ok(Side::Parent(command)) => watch(command, channel, slave.as_ref()),
         Err(error) => super::enter::fail(EnterError::Fork(error)),
     }
 }
@@ -164,14 +162,17 @@ fn drop_privileges(order: &Order) -> Result<(), EnterError> {
     Ok(())
 }
 
-/// Becomes the command, in a process group of its own that has the terminal.
+/// Becomes the command, in a process group of its own, which has the terminal, or is to ask
+/// for it.
 fn start(order: &Order, terminal: Option<&OwnedFd>) -> Result<Infallible, ExitCode> {
     let grouped = setpgid(Pid::from_raw(0), Pid::from_raw(0)).map_err(io::Error::from);
     let has_terminal = grouped.and_then(|()| match terminal {
-        Some(terminal) => Ok(rustix::termios::tcsetpgrp(
+        Some(terminal) if order.in_front => Ok(rustix::termios::tcsetpgrp(
             terminal,
             rustix::process::getpid(),
         )?),
+        // In `$(…)` of an interactive shell they are ignored, and nobody would see it ask.
+        Some(_) => Ok(abi::default_actions(&[Signal::SIGTTIN, Signal::SIGTTOU])?),
         None => Ok(()),
     });
     if let Err(error) = has_terminal {
@@ -191,6 +192,7 @@ fn start(order: &Order, terminal: Option<&OwnedFd>) -> Result<Infallible, ExitCo
         .env_clear()
         .envs(order.environment.iter().cloned())
         .exec();
+    let error = as_a_shell_tells(error, program, &order.environment);
     crate::cli::say::error(format_args!("cannot run {}: {error}", program.display()));
     Err(match error.kind() {
         io::ErrorKind::NotFound => NOT_FOUND.into(),
@@ -198,8 +200,26 @@ fn start(order: &Order, terminal: Option<&OwnedFd>) -> Result<Infallible, ExitCo
     })
 }
 
+/// execvp(3) says that it is not permitted where one folder of `PATH` cannot be searched, even if
+/// the program is in none.
+fn as_a_shell_tells(
+    error: io::Error,
+    program: &OsStr,
+    environment: &[(OsString, OsString)],
+) -> io::Error {
+    let is_path = program.as_encoded_bytes().contains(&b'/');
+    let folders = environment.iter().find(|(name, _)| name == "PATH");
+    let is_there = folders.is_none_or(|(_, folders)| {
+        std::env::split_paths(folders).any(|folder| folder.join(program).exists())
+    });
+    if error.kind() == io::ErrorKind::PermissionDenied && !is_path && !is_there {
+        return io::ErrorKind::NotFound.into();
+    }
+    error
+}
+
 /// Waits for the command, buries others, passes signals on.
-fn watch(command: Pid, channel: &Channel) -> ExitCode {
+fn watch(command: Pid, channel: &Channel, terminal: Option<&OwnedFd>) -> ExitCode {
     let mut children = SigSet::empty();
     children.add(Signal::SIGCHLD);
     let Ok(deaths) = SignalFd::new(&children) else {
@@ -239,11 +259,18 @@ fn watch(command: Pid, channel: &Channel) -> ExitCode {
         if told {
             connected = match channel.next_tell() {
                 Ok(Some(tell)) => {
-                    pass_on(tell, command);
+                    pass_on(tell, command, terminal);
                     true
                 }
-                // The gateway is gone; the boundary holds, and the command goes on inside it.
-                Ok(None) | Err(_) => false,
+                // The gateway is gone; the boundary holds, and the command goes on inside it,
+                // unless its terminal went along: then it is told so, wherever it is on it.
+                Ok(None) | Err(_) => {
+                    if terminal.is_some() {
+                        killpg(command, Signal::SIGHUP).ok();
+                        killpg(command, Signal::SIGCONT).ok();
+                    }
+                    false
+                }
             };
         }
     }
@@ -257,11 +284,15 @@ fn next_change() -> nix::Result<Option<WaitStatus>> {
     }
 }
 
-fn pass_on(tell: Tell, command: Pid) {
+fn pass_on(tell: Tell, command: Pid, terminal: Option<&OwnedFd>) {
     let signal = |number: u8| Signal::try_from(i32::from(number)).ok();
     // One that has ended takes no signal, and its end is on the way.
     match tell {
         Tell::Go => {}
+        Tell::Front => drop(terminal.map(|terminal| {
+            let group = rustix::process::Pid::from_raw(command.as_raw())?;
+            rustix::termios::tcsetpgrp(terminal, group).ok()
+        })),
         Tell::Signal(number) => drop(signal(number).map(|signal| kill(command, signal))),
         Tell::Group(number) => drop(signal(number).map(|signal| {
             // Its group is there once it has come far enough to make it.

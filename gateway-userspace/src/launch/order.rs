@@ -51,6 +51,8 @@ pub struct Order {
     pub abstract_unix: bool,
     /// Which of standard input, output and error become its own terminal.
     pub terminal: [bool; 3],
+    /// Whether the command begins in the foreground of that terminal, or is to ask.
+    pub in_front: bool,
     /// The command and its arguments.
     pub command: Vec<OsString>,
     /// Its whole environment.
@@ -91,6 +93,7 @@ impl Order {
             unix: observe || has_unix(policy, held),
             abstract_unix,
             terminal: [false; 3],
+            in_front: false,
             command: Vec::new(),
             environment: Vec::new(),
         }

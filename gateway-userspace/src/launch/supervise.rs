@@ -51,6 +51,7 @@ pub struct Waiting {
     reports: mpsc::Receiver<Report>,
     terminal: Option<OwnedFd>,
     which: [bool; 3],
+    in_front: bool,
     /// What it says of itself.
     pub shut: Shut,
 }
@@ -100,6 +101,7 @@ impl Waiting {
                 reports,
                 terminal,
                 which: order.terminal,
+                in_front: order.in_front,
                 shut: *shut,
             });
         }
@@ -132,15 +134,16 @@ impl Waiting {
         let mut resume = signal(SignalKind::from_raw(nix::libc::SIGCONT))?;
         let mut window = signal(SignalKind::window_change())?;
         let terminal = match self.terminal.take() {
-            Some(master) => Some(Terminal::join(master, self.which)?),
+            Some(master) => Some(Terminal::join(master, self.which, self.in_front)?),
             None => None,
         };
         self.channel.tell(Tell::Go)?;
         loop {
             let tell = tokio::select! {
                 status = self.helper.wait() => {
-                    // Joins the thread that draws, which has the agent's last words.
-                    drop(terminal);
+                    if let Some(terminal) = terminal {
+                        terminal.finish();
+                    }
                     return status;
                 }
                 Some(report) = self.reports.recv() => match report {
@@ -159,8 +162,7 @@ impl Waiting {
                 _ = stop.recv() => all(Signal::SIGTSTP),
                 _ = resume.recv() => {
                     if let Some(terminal) = &terminal {
-                        terminal.take();
-                        terminal.resize();
+                        terminal.resume();
                     }
                     all(Signal::SIGCONT)
                 }
@@ -185,6 +187,15 @@ impl Waiting {
             .iter()
             .any(|known| *known as i32 == signal);
         if !by_terminal && signal != Signal::SIGSTOP as i32 {
+            return;
+        }
+        let wants_terminal = [Signal::SIGTTIN, Signal::SIGTTOU]
+            .iter()
+            .any(|known| *known as i32 == signal);
+        if wants_terminal && terminal.is_some_and(|terminal| terminal.ask(has_shell)) {
+            for tell in [Tell::Front, all(Signal::SIGCONT)] {
+                self.channel.tell(tell).ok();
+            }
             return;
         }
         if !has_shell {

@@ -163,10 +163,12 @@ fn order(
         site.agent.path(),
         site.scratch(),
     );
+    let which = terminal::standard();
     Ok(Order {
         open_files,
         hide: plan.hide.clone(),
-        terminal: terminal::standard(),
+        terminal: which,
+        in_front: terminal::begins_in_front(which),
         command: plan.command.clone(),
         environment: environment.into_iter().collect(),
         ..confined
