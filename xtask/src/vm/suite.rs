@@ -34,6 +34,14 @@ const LEFT_OUT: &[(&str, &str)] = &[
         "enforced_losses::",
         "a hundred thousand refusals take too long without hardware to help",
     ),
+    (
+        "enforced_launcher::",
+        "a hundred starts, each traced, take too long without hardware to help",
+    ),
+    (
+        "enforced_terminal::",
+        "keys take their time, and a terminal is the same on all of these kernels",
+    ),
 ];
 
 /// Tests that a machine may skip: a part of the full name, the kernel (or any, if empty), and
