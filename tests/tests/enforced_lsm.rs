@@ -1,6 +1,7 @@
 //! What only a security module refuses: tried by root inside an agent's cgroup, where no launcher
 //! stands in the way. Where `bpf` is no active security module the same calls succeed, and Sluice
-//! says so.
+//! says so. So it does on a kernel that has the module and asks no program: which kernels do not
+//! is in `docs/KERNELS.md`, and `cargo xtask vm` fails where that changes.
 
 use std::{
     collections::BTreeMap,
@@ -166,6 +167,26 @@ fn is_active() -> bool {
         .is_ok_and(|modules| modules.trim().split(',').any(|module| module == "bpf"))
 }
 
+/// What `sluice doctor` finds of this.
+fn doctor(check: &str) -> Result<bool> {
+    let output = Command::new(sluice()?)
+        .args(["doctor", "--json"])
+        .output()?;
+    let report: Value = serde_json::from_slice(&output.stdout)?;
+    let findings = report.get("findings").and_then(Value::as_array);
+    let found = findings
+        .context("findings")?
+        .iter()
+        .find(|found| field(found, "check") == check)
+        .with_context(|| format!("{check}: {report:#}"))?;
+    found["ok"].as_bool().context("a finding is good or not")
+}
+
+/// Whether programs of this kind were seen to refuse.
+fn holds() -> Result<bool> {
+    doctor("LSM programs")
+}
+
 fn agent(world: &World, policy: &str) -> Result<Running> {
     let mut running = Agent::new(world, policy)?
         .prepare(|command| {
@@ -204,9 +225,12 @@ fn check(
     running: &Running,
 ) -> Result<()> {
     for (call, errno, hook, reason) in expected {
-        // There is no such command of bpf(2): that is what the kernel says where it looks.
-        let control = if *call == "bpf" { libc::EINVAL } else { 0 };
-        ensure!(outside.get(*call) == Some(&control), "{call}: {outside:?}");
+        // There is no such command of bpf(2), and the kernel says so where it looks.
+        let is_open = match outside.get(*call) {
+            Some(control) if *call == "bpf" => [libc::EINVAL, libc::E2BIG].contains(control),
+            control => control == Some(&0),
+        };
+        ensure!(is_open, "{call}: {outside:?}");
         ensure!(inside.get(*call) == Some(errno), "{call}: {inside:?}");
         wait_for(&format!("the record of {call}"), || {
             let records = running.records()?;
@@ -235,7 +259,7 @@ fn what_is_refused_inside_is_what_goes_on_outside() -> Result<()> {
         ensure!(outside.get(*call) == Some(&0), "{call}: {outside:?}");
         ensure!(inside.get(*call) == Some(&0), "{call}: {inside:?}");
     }
-    if is_active() {
+    if holds()? {
         return check(REFUSED, &inside, &outside, &running);
     }
     // Nothing refuses, and nobody says that anything does.
@@ -252,7 +276,7 @@ fn what_is_refused_inside_is_what_goes_on_outside() -> Result<()> {
 fn own_unix_sockets_are_told_from_others_or_nothing_starts() -> Result<()> {
     needs_root!();
     let world = World::new()?;
-    if !is_active() {
+    if !holds()? {
         let finished = Agent::new(&world, OWN)?.run(["/bin/echo", "ran"])?;
         ensure!(
             finished.status == 125 && finished.out().is_empty(),
@@ -272,20 +296,8 @@ fn own_unix_sockets_are_told_from_others_or_nothing_starts() -> Result<()> {
 #[test]
 fn doctor_says_what_holds_and_not_what_is_attached() -> Result<()> {
     needs_root!();
-    let output = Command::new(sluice()?)
-        .args(["doctor", "--json"])
-        .output()?;
-    let report: Value = serde_json::from_slice(&output.stdout)?;
-    let findings = report.get("findings").and_then(Value::as_array);
-    let findings = findings.context("findings")?;
-    let ok = |check: &str| {
-        findings
-            .iter()
-            .find(|found| field(found, "check") == check)
-            .map(|found| field(found, "ok"))
-    };
-    let active = is_active().to_string();
-    ensure!(ok("LSM programs").as_deref() == Some(&active), "{report:#}");
-    ensure!(ok("leavers").as_deref() == Some("true"), "{report:#}");
+    // Attached they are either way. What the calls of the other tests find is the proof.
+    ensure!(is_active() || !holds()?, "nothing can hold here");
+    ensure!(doctor("leavers")?, "leavers are not killed");
     Ok(())
 }
