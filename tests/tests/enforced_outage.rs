@@ -20,7 +20,8 @@ use sluice_tests::{
     attachment::{Attachment, agents, refused},
     cgroup::{self, Group},
     deadline::wait_for,
-    needs_root,
+    memory::Bound,
+    needs, needs_root,
     puppet::{Puppet, Way},
     receiver::Receiver,
     skip::PYTHON,
@@ -379,4 +380,83 @@ fn where_a_foreign_program_wants_to_be_alone_nothing_is_attached() -> Result<()>
     ensure!(held == "done", "nothing of ours is left there: {held}");
     wait_for("the control", || Ok(receiver.connection()?))?;
     Ok(())
+}
+
+/// The kernel ends it when it asks for more.
+#[test]
+fn a_worker_without_memory_is_replaced() -> Result<()> {
+    needs_root!();
+    let world = World::new()?;
+    let receiver = Receiver::listen(&world.origin, 0)?;
+    let group = Group::new()?;
+    let mut puppet = Puppet::start_in(&world, group.path())?;
+    let cgroup = group.path().display().to_string();
+    let attachment = Attachment::start(&world, &allowing(&receiver), ["--cgroup", &cgroup])?;
+    is_served(&mut puppet, &receiver, "before")?;
+    let first = worker(&attachment)?;
+    let bound = needs!(Bound::find(&gateway(attachment.name())?)?);
+    bound.none_left(u32::try_from(first.as_raw())?)?;
+    until_killed(&mut puppet, &receiver, &bound)?;
+    bound.lift()?;
+    attachment.wait_for_record(&[("kind", "finding"), ("reason", "gateway_died")])?;
+    ensure!(attachment.said()?.contains("another is started"));
+    wait_for("another worker", || {
+        Ok(worker(&attachment).ok().filter(|now| *now != first))
+    })?;
+    while receiver.connection()?.is_some() {}
+    wait_for("it to be served again", || {
+        puppet.hold("after", Way::Tcp, to(&receiver))?;
+        Ok(receiver.connection()?)
+    })
+    .with_context(|| attachment.said().unwrap_or_default())?;
+    is_shown(&world, attachment.name(), "serving")?;
+    attachment.detach()
+}
+
+#[test]
+fn a_supervisor_without_memory_leaves_the_agent_shut_in() -> Result<()> {
+    needs_root!();
+    let world = World::new()?;
+    let receiver = Receiver::listen(&world.origin, 0)?;
+    let group = Group::new()?;
+    let mut puppet = Puppet::start_in(&world, group.path())?;
+    let cgroup = group.path().display().to_string();
+    let target = ["--cgroup", &cgroup];
+    let mut attachment = Attachment::start(&world, &allowing(&receiver), target)?;
+    is_served(&mut puppet, &receiver, "before")?;
+    let bound = needs!(Bound::find(&gateway(attachment.name())?)?);
+    bound.none_left(attachment.pid())?;
+    until_killed(&mut puppet, &receiver, &bound)?;
+    let status = attachment.wait()?;
+    ensure!(status == 128 + 9, "it was killed: {status}");
+    bound.lift()?;
+    while receiver.connection()?.is_some() {}
+    for way in [Way::Tcp, Way::Udp] {
+        let answer = puppet.once(way, to(&receiver))?;
+        ensure!(answer != "answered", "{way:?}: {answer}");
+    }
+    ensure!(
+        receiver.is_untouched(&world.node, to(&receiver).ip())?,
+        "it got out without a gateway"
+    );
+    is_shown(&world, attachment.name(), "abandoned")?;
+
+    let next = Attachment::start(&world, &allowing(&receiver), target)?;
+    is_served(&mut puppet, &receiver, "after")?;
+    is_shown(&world, next.name(), "serving")?;
+    next.detach()
+}
+
+/// Gives the gateway work until the kernel has killed for want of memory; whatever arrives then
+/// came by way of the gateway, as policy has it.
+fn until_killed(puppet: &mut Puppet, receiver: &Receiver, bound: &Bound) -> Result<()> {
+    let other = SocketAddr::new(IpAddr::V4(ORIGIN4), 9);
+    let mut number = 0;
+    wait_for("the kernel to kill for want of memory", || {
+        number += 1;
+        puppet.hold(&number.to_string(), Way::Tcp, to(receiver))?;
+        let sent = puppet.once(Way::Udp, other)?;
+        ensure!(sent == "EACCES", "a datagram: {sent}");
+        Ok((bound.killed()? > 0).then_some(()))
+    })
 }
