@@ -110,6 +110,12 @@ impl Serving {
         })
     }
 
+    /// Whether the gateway's worker answers its supervisor.
+    #[must_use]
+    pub fn answers(&self) -> bool {
+        self.keeper.answers()
+    }
+
     /// Waits until the gateway's workers have died once too often. Nothing leaves the agent then.
     pub async fn lost(&self) {
         self.keeper.lost().await;

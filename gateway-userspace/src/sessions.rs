@@ -1,7 +1,8 @@
 //! What runs on this node: one small file for each session, in its scratch folder.
 //!
 //! The file says what a session is; whether it still is, is asked of the system. A session writes
-//! to it every few seconds, so that one that stands still shows.
+//! to it every few seconds, so that one that stands still shows, and says there when its worker
+//! does.
 
 use std::{
     fs::{self, File},
@@ -77,7 +78,8 @@ pub struct Session {
 pub enum Health {
     /// It serves.
     Serving,
-    /// Its supervisor is there and does not answer: the agent is shut in, and nothing gets out.
+    /// Its supervisor or its worker is there and does not answer: the agent is shut in, and nothing
+    /// gets out.
     Silent,
     /// Its supervisor is gone: the agent is shut in, and nothing gets out.
     Abandoned,
@@ -132,12 +134,23 @@ impl Entry {
         self.file.set_modified(SystemTime::now())
     }
 
-    /// Says so every [`BEAT`], for as long as the future is polled.
-    pub async fn keep_beating(&self) {
+    /// Says that it is there, and that what serves it stands still: the file then looks as if
+    /// nobody had touched it for too long.
+    ///
+    /// # Errors
+    /// If the file system refuses.
+    pub fn stall(&self) -> io::Result<()> {
+        let silent = SILENCE + BEAT;
+        self.file.set_modified(SystemTime::now() - silent)
+    }
+
+    /// Says one or the other every [`BEAT`], for as long as the future is polled.
+    pub async fn keep_beating(&self, answers: impl Fn() -> bool) {
         let mut every = tokio::time::interval(BEAT);
         loop {
             every.tick().await;
-            if let Err(error) = self.beat() {
+            let told = if answers() { self.beat() } else { self.stall() };
+            if let Err(error) = told {
                 tracing::warn!(%error, "the session's file cannot be touched");
             }
         }
@@ -343,7 +356,12 @@ mod tests {
         use std::os::unix::fs::PermissionsExt as _;
         let folder = tempfile::tempdir().expect("a folder");
         let entry = Entry::write(folder.path(), &session(1)).expect("written");
+        entry.stall().expect("touched");
+        let (_, beat) = read_file(folder.path()).expect("read").expect("there");
+        assert_eq!(health(Place::Same, true, beat), Health::Silent);
         entry.beat().expect("touched");
+        let (_, beat) = read_file(folder.path()).expect("read").expect("there");
+        assert_eq!(health(Place::Same, true, beat), Health::Serving);
         let path = folder.path().join(FILE);
         let mode = fs::metadata(&path).expect("there").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);

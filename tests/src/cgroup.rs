@@ -133,15 +133,18 @@ pub fn has_worker(cgroup: &Path) -> Result<bool> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
         members => members.context("reading cgroup.threads")?,
     };
-    let is_worker = |thread: &str| {
-        // One that has ended in between is none; one that is about to has no words any more, and
-        // may still have its listeners.
-        let Ok(words) = fs::read(format!("/proc/{thread}/cmdline")) else {
-            return false;
-        };
-        words.is_empty() || words.split(|byte| *byte == 0).any(|word| word == b"worker")
+    let mut threads = members.lines().filter_map(|line| line.parse().ok());
+    Ok(threads.any(is_worker))
+}
+
+/// Whether this process or thread is a gateway's worker, or one that is about to end, which has no
+/// words any more and may still have its listeners. One that has ended is none.
+#[must_use]
+pub fn is_worker(pid: u32) -> bool {
+    let Ok(words) = fs::read(format!("/proc/{pid}/cmdline")) else {
+        return false;
     };
-    Ok(members.lines().any(is_worker))
+    words.is_empty() || words.split(|byte| *byte == 0).any(|word| word == b"worker")
 }
 
 /// The processes in a cgroup: the number that each knows itself by, and the one that it has out

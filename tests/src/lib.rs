@@ -5,6 +5,7 @@ pub mod agent;
 pub mod attachment;
 pub mod cgroup;
 pub mod deadline;
+pub mod memory;
 pub mod netns;
 pub mod omission;
 pub mod origin;

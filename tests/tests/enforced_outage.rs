@@ -6,7 +6,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -14,12 +14,14 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use serde_json::Value;
 use sluice_tests::{
-    agent::{pins, sluice},
-    attachment::{Attachment, refused},
+    agent::{Agent, field, pins, sluice},
+    attachment::{Attachment, agents, refused},
     cgroup::{self, Group},
     deadline::wait_for,
-    needs_root,
+    memory::Bound,
+    needs, needs_root,
     puppet::{Puppet, Way},
     receiver::Receiver,
     skip::PYTHON,
@@ -41,11 +43,21 @@ fn to(receiver: &Receiver) -> SocketAddr {
 
 /// The worker of an attachment.
 fn worker(attachment: &Attachment<'_>) -> Result<Pid> {
+    worker_of(attachment.name(), attachment.pid())
+}
+
+/// The gateway's cgroup.
+fn gateway(session: &str) -> Result<PathBuf> {
     let runs = cgroup::mount_point()?.join("sluice");
-    let gateway = runs.join(attachment.name()).join("gateway");
-    let own = attachment.pid();
-    let all = cgroup::processes(&gateway)?;
-    let worker = all.into_values().find(|pid| *pid != own);
+    Ok(runs.join(session).join("gateway"))
+}
+
+/// The worker of a session that this process supervises.
+fn worker_of(session: &str, own: u32) -> Result<Pid> {
+    let all = cgroup::processes(&gateway(session)?)?;
+    let worker = all
+        .into_values()
+        .find(|pid| *pid != own && cgroup::is_worker(*pid));
     Ok(Pid::from_raw(i32::try_from(worker.context("a worker")?)?))
 }
 
@@ -73,6 +85,13 @@ fn a_gateway_that_stands_still_lets_nothing_out() -> Result<()> {
         let held = puppet.hold(who, Way::Tcp, to(&receiver))?;
         let sent = puppet.once(Way::Udp, to(&receiver))?;
         let untouched = receiver.is_untouched(&world.node, to(&receiver).ip())?;
+        if pid != supervisor {
+            // Which is there, and says so.
+            attachment.wait_for_record(&SILENT)?;
+            is_shown(&world, attachment.name(), "silent")?;
+            let said = attachment.said()?;
+            ensure!(said.contains("has not answered for 5 seconds"), "{said}");
+        }
         kill(pid, Signal::SIGCONT)?;
         ensure!(untouched, "it got out while the {who} stood still");
         ensure!(held == "done", "it waits for the gateway: {held}");
@@ -80,8 +99,94 @@ fn a_gateway_that_stands_still_lets_nothing_out() -> Result<()> {
         // What waited is served then.
         wait_for("what waited to arrive", || Ok(receiver.connection()?))
             .with_context(|| format!("after the {who} went on"))?;
+        is_shown(&world, attachment.name(), "serving")?;
+    }
+    attachment.wait_for_record(&ANSWERS)?;
+    for word in [SILENT, ANSWERS] {
+        let records = attachment.records()?;
+        let times = count(&records, &word);
+        ensure!(times == 1, "{word:?}: {times} of {records:#?}");
     }
     attachment.detach()
+}
+
+/// The finding that a worker stands still, and the one that it does not any more.
+const SILENT: [(&str, &str); 2] = [("kind", "finding"), ("reason", "gateway_silent")];
+const ANSWERS: [(&str, &str); 2] = [("kind", "finding"), ("reason", "gateway_answers")];
+
+fn count(records: &[Value], expected: &[(&str, &str)]) -> usize {
+    let matches = |record: &&Value| {
+        expected
+            .iter()
+            .all(|(name, value)| field(record, name) == *value)
+    };
+    records.iter().filter(matches).count()
+}
+
+/// `sluice agents` comes to say this of a session.
+fn is_shown(world: &World, session: &str, health: &str) -> Result<()> {
+    wait_for(&format!("it to be shown as {health}"), || {
+        let all = agents(world)?;
+        let own = all.iter().find(|one| field(one, "run") == session);
+        Ok((field(own.context("it is listed")?, "health") == health).then_some(()))
+    })
+}
+
+/// One that stands still for good is killed, and another serves what waited.
+#[test]
+fn a_worker_that_stands_still_too_long_is_replaced() -> Result<()> {
+    needs_root!();
+    let world = World::new()?;
+    let receiver = Receiver::listen(&world.origin, 0)?;
+    let group = Group::new()?;
+    let mut puppet = Puppet::start_in(&world, group.path())?;
+    let cgroup = group.path().display().to_string();
+    let attachment = Attachment::start(&world, &allowing(&receiver), ["--cgroup", &cgroup])?;
+    is_served(&mut puppet, &receiver, "before")?;
+    let first = worker(&attachment)?;
+    kill(first, Signal::SIGSTOP)?;
+    let held = puppet.hold("meanwhile", Way::Tcp, to(&receiver))?;
+    ensure!(held == "done", "it waits for the gateway: {held}");
+    is_shown(&world, attachment.name(), "silent")?;
+    ensure!(
+        receiver.is_untouched(&world.node, to(&receiver).ip())?,
+        "it got out while the worker stood still"
+    );
+    attachment.wait_for_record(&[("kind", "finding"), ("reason", "gateway_died")])?;
+    wait_for("what waited to arrive", || Ok(receiver.connection()?))?;
+    ensure!(worker(&attachment)? != first, "the same worker");
+    attachment.wait_for_record(&ANSWERS)?;
+    is_shown(&world, attachment.name(), "serving")?;
+    is_served(&mut puppet, &receiver, "after")?;
+    attachment.detach()
+}
+
+#[test]
+fn a_worker_of_a_run_that_stands_still_is_shown() -> Result<()> {
+    needs_root!();
+    let world = World::new()?;
+    let policy = "schema = 1\nagent = \"outage\"\n";
+    let agent = Agent::new(&world, policy)?.prepare(|sluice| {
+        sluice.stdin(Stdio::piped());
+    });
+    let mut running = agent.spawn(["sh", "-c", "echo ready; read end"])?;
+    running.wait_for_output("ready")?;
+    let name = running.name()?;
+    is_shown(&world, &name, "serving")?;
+    let worker = worker_of(&name, running.pid())?;
+    for (signal, health, record) in [
+        (Signal::SIGSTOP, "silent", SILENT),
+        (Signal::SIGCONT, "serving", ANSWERS),
+    ] {
+        kill(worker, signal)?;
+        is_shown(&world, &name, health)?;
+        wait_for("the record", || {
+            Ok((count(&running.records()?, &record) == 1).then_some(()))
+        })?;
+    }
+    let finished = running.finish()?;
+    ensure!(finished.status == 1, "`read` came to the end: {finished:?}");
+    Ok(())
 }
 
 /// A gateway that has no descriptors left serves nobody further, and serves again once there are
@@ -275,4 +380,83 @@ fn where_a_foreign_program_wants_to_be_alone_nothing_is_attached() -> Result<()>
     ensure!(held == "done", "nothing of ours is left there: {held}");
     wait_for("the control", || Ok(receiver.connection()?))?;
     Ok(())
+}
+
+/// The kernel ends it when it asks for more.
+#[test]
+fn a_worker_without_memory_is_replaced() -> Result<()> {
+    needs_root!();
+    let world = World::new()?;
+    let receiver = Receiver::listen(&world.origin, 0)?;
+    let group = Group::new()?;
+    let mut puppet = Puppet::start_in(&world, group.path())?;
+    let cgroup = group.path().display().to_string();
+    let attachment = Attachment::start(&world, &allowing(&receiver), ["--cgroup", &cgroup])?;
+    is_served(&mut puppet, &receiver, "before")?;
+    let first = worker(&attachment)?;
+    let bound = needs!(Bound::find(&gateway(attachment.name())?)?);
+    bound.none_left(u32::try_from(first.as_raw())?)?;
+    until_killed(&mut puppet, &receiver, &bound)?;
+    bound.lift()?;
+    attachment.wait_for_record(&[("kind", "finding"), ("reason", "gateway_died")])?;
+    ensure!(attachment.said()?.contains("another is started"));
+    wait_for("another worker", || {
+        Ok(worker(&attachment).ok().filter(|now| *now != first))
+    })?;
+    while receiver.connection()?.is_some() {}
+    wait_for("it to be served again", || {
+        puppet.hold("after", Way::Tcp, to(&receiver))?;
+        Ok(receiver.connection()?)
+    })
+    .with_context(|| attachment.said().unwrap_or_default())?;
+    is_shown(&world, attachment.name(), "serving")?;
+    attachment.detach()
+}
+
+#[test]
+fn a_supervisor_without_memory_leaves_the_agent_shut_in() -> Result<()> {
+    needs_root!();
+    let world = World::new()?;
+    let receiver = Receiver::listen(&world.origin, 0)?;
+    let group = Group::new()?;
+    let mut puppet = Puppet::start_in(&world, group.path())?;
+    let cgroup = group.path().display().to_string();
+    let target = ["--cgroup", &cgroup];
+    let mut attachment = Attachment::start(&world, &allowing(&receiver), target)?;
+    is_served(&mut puppet, &receiver, "before")?;
+    let bound = needs!(Bound::find(&gateway(attachment.name())?)?);
+    bound.none_left(attachment.pid())?;
+    until_killed(&mut puppet, &receiver, &bound)?;
+    let status = attachment.wait()?;
+    ensure!(status == 128 + 9, "it was killed: {status}");
+    bound.lift()?;
+    while receiver.connection()?.is_some() {}
+    for way in [Way::Tcp, Way::Udp] {
+        let answer = puppet.once(way, to(&receiver))?;
+        ensure!(answer != "answered", "{way:?}: {answer}");
+    }
+    ensure!(
+        receiver.is_untouched(&world.node, to(&receiver).ip())?,
+        "it got out without a gateway"
+    );
+    is_shown(&world, attachment.name(), "abandoned")?;
+
+    let next = Attachment::start(&world, &allowing(&receiver), target)?;
+    is_served(&mut puppet, &receiver, "after")?;
+    is_shown(&world, next.name(), "serving")?;
+    next.detach()
+}
+
+/// Gives the gateway work until the kernel has killed for want of memory; whatever arrives then
+/// came by way of the gateway, as policy has it.
+fn until_killed(puppet: &mut Puppet, receiver: &Receiver, bound: &Bound) -> Result<()> {
+    let other = SocketAddr::new(IpAddr::V4(ORIGIN4), 9);
+    let mut number = 0;
+    wait_for("the kernel to kill for want of memory", || {
+        number += 1;
+        puppet.hold(&number.to_string(), Way::Tcp, to(receiver))?;
+        let sent = puppet.once(Way::Udp, other)?;
+        ensure!(sent == "EACCES", "a datagram: {sent}");
+        Ok((bound.killed()? > 0).then_some(()))
+    })
 }

@@ -183,7 +183,7 @@ impl AttachCommand {
         let watch = Watch::new(&agent, boundary.pins().folder(), audit.clone(), subject)?;
         let mut lost = false;
         let gone = tokio::select! {
-            () = chronicle.entry.keep_beating() => false,
+            () = chronicle.entry.keep_beating(|| serving.answers()) => false,
             () = watch.until_gone() => true,
             () = stop.asked() => false,
             () = serving.lost() => {

@@ -12,6 +12,7 @@ use super::{
     confine::confine,
     identity::AskIdentity,
     packet,
+    pulse::PULSE,
     start::{READY, Start, take_over},
     tries,
 };
@@ -89,12 +90,25 @@ impl WorkerCommand {
         let bound = Bound::received(sockets).context("taking over the listening sockets")?;
         let drain = CancellationToken::new();
         packet::send(&control, READY, &[], SendFlags::empty())?;
-        let ended = drain.clone();
+        let (ended, answering) = (drain.clone(), runtime.handle().clone());
         std::thread::Builder::new()
             .name("sluice-control".to_owned())
             .spawn(move || {
-                // Nothing more is said on it: whatever comes is the end.
-                let _end = packet::receive(&control, &mut [0; 1]);
+                let control = Arc::new(control);
+                let mut said = [0; PULSE.len()];
+                // Whatever else comes is the end.
+                while let Ok(Some(_)) = packet::receive(&*control, &mut said)
+                    && said == PULSE
+                {
+                    // By the threads that serve: when these stand still, there is no answer.
+                    let control = Arc::clone(&control);
+                    answering.spawn(async move {
+                        let sent = packet::send(&*control, PULSE, &[], SendFlags::DONTWAIT);
+                        if let Err(error) = sent {
+                            tracing::debug!(%error, "answering the supervisor");
+                        }
+                    });
+                }
                 ended.cancel();
             })?;
         let served = runtime.block_on(bound.serve(Arc::new(context), drain));

@@ -25,6 +25,7 @@ use super::{
     dialer::Dialer,
     identity::Identities,
     packet,
+    pulse::{self, Change},
     start::{Head, Lines, READY, hand_over, observes},
     tries::Tries,
 };
@@ -69,6 +70,8 @@ pub(crate) struct Keeper {
 #[derive(Debug, Default)]
 struct Shared {
     ending: AtomicBool,
+    /// Whether there is a worker that stands still.
+    silent: AtomicBool,
     current: Mutex<Option<Grip>>,
 }
 
@@ -107,7 +110,7 @@ impl Keeper {
             .name("sluice-keeper".to_owned())
             .spawn(move || {
                 let _lost = told.drop_guard();
-                run(&keep, &bound, &mine, &runtime, started);
+                run(&Arc::new(keep), &bound, &mine, &runtime, started);
             })?;
         first.await.map_err(io::Error::other)??;
         Ok(Self {
@@ -120,6 +123,11 @@ impl Keeper {
     /// Waits until there is no worker and none is started any more.
     pub(crate) async fn lost(&self) {
         self.lost.cancelled().await;
+    }
+
+    /// Whether the worker answers when it is asked.
+    pub(crate) fn answers(&self) -> bool {
+        !self.shared.silent.load(Ordering::SeqCst)
     }
 
     /// Asks the worker to finish, and waits for it for as long as it may take.
@@ -155,7 +163,7 @@ fn kill(worker: &Grip) {
 }
 
 fn run(
-    keep: &Keep,
+    keep: &Arc<Keep>,
     bound: &Bound,
     shared: &Arc<Shared>,
     runtime: &Handle,
@@ -166,6 +174,7 @@ fn run(
     loop {
         let ended = match start(keep, bound, shared, runtime) {
             Ok(worker) => {
+                tell(keep, shared, Change::Answers);
                 if let Some(started) = started.take() {
                     let _whoever_asked_is_gone = started.send(Ok(()));
                 }
@@ -188,7 +197,7 @@ fn run(
             format!("the gateway's worker {ended}, once too often; nothing leaves the agent")
         };
         crate::cli::say::error(&hint);
-        record(keep, hint);
+        record(keep, Outcome::Deny, "gateway_died", hint);
         if again == AGAIN {
             return;
         }
@@ -196,14 +205,42 @@ fn run(
     }
 }
 
-fn record(keep: &Keep, hint: String) {
+fn record(keep: &Keep, outcome: Outcome, reason: &'static str, hint: String) {
     let now = jiff::Timestamp::now();
-    let outcome = Outcome::Deny;
     let mut record =
-        Record::new(&keep.subject, now, Kind::Finding, outcome, "gateway_died").blame(Blame::Us);
+        Record::new(&keep.subject, now, Kind::Finding, outcome, reason).blame(Blame::Us);
     record.hint = Some(hint);
     if !keep.audit.offer(record) {
-        tracing::error!("the worker's death found no room in the audit log");
+        tracing::error!(reason, "a finding found no room in the audit log");
+    }
+}
+
+/// Says that the worker stands still, once, and that one serves again, once.
+fn tell(keep: &Keep, shared: &Shared, change: Change) {
+    use pulse::{OVER, SILENT};
+    match change {
+        Change::Silent => {
+            shared.silent.store(true, Ordering::SeqCst);
+            let hint = format!(
+                "the gateway's worker has not answered for {SILENT} seconds; nothing leaves the \
+                 agent meanwhile, and after {OVER} seconds it is killed"
+            );
+            crate::cli::say::error(&hint);
+            record(keep, Outcome::Deny, "gateway_silent", hint);
+        }
+        Change::Answers => {
+            if shared.silent.swap(false, Ordering::SeqCst) {
+                let hint = "the gateway's worker answers again";
+                crate::cli::say::line(hint);
+                record(keep, Outcome::Allow, "gateway_answers", hint.to_owned());
+            }
+        }
+        Change::Over => {
+            crate::cli::say::error(format_args!(
+                "the gateway's worker has not answered for {OVER} seconds, and is killed"
+            ));
+            shared.with(kill);
+        }
     }
 }
 
@@ -270,7 +307,12 @@ pub(super) fn head(keep: &Keep, sockets: usize, tries: Option<Tries>) -> io::Res
     })
 }
 
-fn start(keep: &Keep, bound: &Bound, shared: &Arc<Shared>, runtime: &Handle) -> io::Result<Worker> {
+fn start(
+    keep: &Arc<Keep>,
+    bound: &Bound,
+    shared: &Arc<Shared>,
+    runtime: &Handle,
+) -> io::Result<Worker> {
     let (records, their_records) = packet::pair()?;
     let (dial, their_dial) = packet::pair()?;
     let (identity, their_identity) = packet::pair()?;
@@ -297,14 +339,12 @@ fn start(keep: &Keep, bound: &Bound, shared: &Arc<Shared>, runtime: &Handle) -> 
             Some(_) | None => return Err(io::Error::other("it gave up before it served")),
         }
         let pid = Pid::from_raw(child.id().cast_signed()).ok_or(io::ErrorKind::InvalidInput)?;
-        Ok(Grip {
-            control,
-            process: pidfd_open(pid, PidfdFlags::empty())?,
-        })
+        let process = pidfd_open(pid, PidfdFlags::empty())?;
+        Ok((control.try_clone()?, Grip { control, process }))
     })();
     drop(theirs);
-    let grip = match begun {
-        Ok(grip) => grip,
+    let (control, grip) = match begun {
+        Ok(begun) => begun,
         Err(error) => {
             let _it_may_have_ended = child.kill();
             let _status = child.wait();
@@ -325,7 +365,13 @@ fn start(keep: &Keep, bound: &Bound, shared: &Arc<Shared>, runtime: &Handle) -> 
         }
         *current = Some(grip);
     }
-    let lines = serve_lines(keep, bound, shared, runtime, (records, dial, identity));
+    let lines = Supervisors {
+        control,
+        records,
+        dial,
+        identity,
+    };
+    let lines = serve_lines(keep, bound, shared, runtime, lines);
     match lines {
         Ok(lines) => threads.extend(lines),
         Err(error) => {
@@ -337,13 +383,27 @@ fn start(keep: &Keep, bound: &Bound, shared: &Arc<Shared>, runtime: &Handle) -> 
     Ok(Worker { child, threads })
 }
 
+/// This process's ends of a worker's lines.
+struct Supervisors {
+    control: OwnedFd,
+    records: OwnedFd,
+    dial: OwnedFd,
+    identity: OwnedFd,
+}
+
 fn serve_lines(
-    keep: &Keep,
+    keep: &Arc<Keep>,
     bound: &Bound,
     shared: &Arc<Shared>,
     runtime: &Handle,
-    (records, dial, identity): (OwnedFd, OwnedFd, OwnedFd),
+    lines: Supervisors,
 ) -> io::Result<Vec<JoinHandle<()>>> {
+    let Supervisors {
+        control,
+        records,
+        dial,
+        identity,
+    } = lines;
     // Whoever breaks the form is ended.
     let served = |result: io::Result<()>, shared: &Shared| {
         if let Err(error) = result
@@ -380,7 +440,12 @@ fn serve_lines(
     let identity = thread("sluice-identity", move || {
         served(identities.serve(&identity), &own)
     })?;
-    Ok(vec![records, dial, identity])
+    let (keep, own) = (Arc::clone(keep), Arc::clone(shared));
+    let pulse = thread("sluice-pulse", move || {
+        let watched = pulse::watch(&control, |change| tell(&keep, &own, change));
+        served(watched, &own)
+    })?;
+    Ok(vec![records, dial, identity, pulse])
 }
 
 fn thread(

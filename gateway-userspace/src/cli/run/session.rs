@@ -112,7 +112,7 @@ async fn inside(
     let chronicle = chronicle::begin(&plan, site, port, held, &waiting.shut).await?;
     let status = tokio::select! {
         status = waiting.go() => status.context("waiting for the command"),
-        () = chronicle.entry.keep_beating() => unreachable!("it beats for ever"),
+        () = chronicle.entry.keep_beating(|| serving.answers()) => unreachable!("it beats for ever"),
         () = serving.lost() => Err(anyhow::anyhow!(
             "the gateway's worker died too often; the command was ended"
         )),
