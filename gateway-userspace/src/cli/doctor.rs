@@ -161,7 +161,7 @@ fn examine() -> (Vec<Finding>, Option<Assessment>) {
         ok: modules.iter().any(|module| module == "bpf"),
         required: false,
         detail: format!(
-            "active: {}; no program of this build needs it",
+            "active: {}; what only they close the launcher closes for `sluice run`",
             if modules.is_empty() {
                 "unknown".to_owned()
             } else {

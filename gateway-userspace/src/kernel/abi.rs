@@ -304,7 +304,9 @@ pub(super) fn load_sock_addr<I>(name: &str, code: &[I], attach_type: u32) -> io:
 /// Whether a security module refuses this process `bpf(2)` as such: of a command that there is
 /// not, the kernel says `EINVAL`, unless it was stopped before it looked.
 pub fn bpf_is_refused() -> bool {
-    const NO_COMMAND: c_int = 0x7fff_ffff;
+    // In the bits above, newer kernels (7.3 does) see flags, and look at more arguments before they
+    // ask anybody.
+    const NO_COMMAND: c_int = 0xffff;
     let refused = bpf(NO_COMMAND, &0_u64).err();
     refused.and_then(|error| error.raw_os_error()) == Some(libc::EPERM)
 }
