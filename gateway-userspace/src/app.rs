@@ -242,6 +242,23 @@ impl Bound {
             .collect()
     }
 
+    /// Whether all of them are what a gateway on this port has: a listener and a datagram socket
+    /// at each address, on loopback.
+    pub(crate) fn listens_on(&self, port: u16) -> bool {
+        let is_one = |listener: &Listener| {
+            let there = |socket: &Socket, kind| {
+                let address = socket.local_addr().ok().and_then(|found| found.as_socket());
+                address == Some(listener.address) && socket.r#type().is_ok_and(|own| own == kind)
+            };
+            listener.address.port() == port
+                && listener.address.ip().is_loopback()
+                && there(&listener.tcp, Type::STREAM)
+                && listener.tcp.is_listener().unwrap_or(false)
+                && there(&listener.udp, Type::DGRAM)
+        };
+        !self.listeners.is_empty() && self.listeners.iter().all(is_one)
+    }
+
     /// Totals of what is turned away at the door, to be read while it serves.
     #[must_use]
     pub fn counters(&self) -> Arc<Counters> {
@@ -277,19 +294,32 @@ impl Bound {
         })
     }
 
-    /// Serves until `drain` is cancelled and then lets connections finish, up to the drain limit;
+    /// Serves until the drain begins, without a word about how far it is; see
+    /// [`Self::serve_until`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn serve(self, context: Arc<Context>, drain: CancellationToken) -> io::Result<()> {
+        let drain = Drain {
+            begin: drain,
+            ..Drain::default()
+        };
+        self.serve_until(context, drain).await
+    }
+
+    /// Serves until `drain` begins and then lets connections finish, up to the drain limit;
     /// what is left is cut and recorded so. When it returns, all records are handed to the audit
     /// log. Dropping the future cuts everything at once.
     ///
     /// # Errors
     /// When the sockets cannot be given to the runtime; nothing was served then.
-    pub async fn serve(self, context: Arc<Context>, drain: CancellationToken) -> io::Result<()> {
+    pub(crate) async fn serve_until(self, context: Arc<Context>, drain: Drain) -> io::Result<()> {
         let cut = CancellationToken::new();
         let _cut_when_dropped = cut.clone().drop_guard();
         let limits = context.limits.clone();
         let core = Arc::new(Core {
             listening: self.addresses().collect(),
-            drain: drain.clone(),
+            drain: drain.begin.clone(),
             cut: cut.clone(),
             tasks: TaskTracker::new(),
             counters: self.counters,
@@ -315,19 +345,30 @@ impl Bound {
             ));
         }
         loops.spawn(tell_folded(Arc::clone(&core)));
-        drain.cancelled().await;
+        drain.begin.cancelled().await;
         loops.shutdown().await;
+        drain.accepts_no_more.cancel();
         core.tasks.close();
-        if tokio::time::timeout(limits.drain_timeout, core.tasks.wait())
-            .await
-            .is_err()
-        {
-            cut.cancel();
-            core.tasks.wait().await;
+        tokio::select! {
+            () = core.tasks.wait() => {}
+            () = tokio::time::sleep(limits.drain_timeout) => cut.cancel(),
+            () = drain.over.cancelled() => cut.cancel(),
         }
+        core.tasks.wait().await;
         core.record_folded();
         Ok(())
     }
+}
+
+/// The steps of a gateway's end.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Drain {
+    /// Cancelled when no new work is to begin.
+    pub(crate) begin: CancellationToken,
+    /// Cancelled by the gateway, when it accepts no more.
+    pub(crate) accepts_no_more: CancellationToken,
+    /// Cancelled when what is still open is to be cut, before its time.
+    pub(crate) over: CancellationToken,
 }
 
 /// What all connections of a gateway share.

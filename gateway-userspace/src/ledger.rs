@@ -86,6 +86,7 @@ pub struct Ledger {
 
 #[derive(Debug, Default)]
 struct Entries {
+    since: u64,
     waiting: HashMap<PassageKey, Waiting>,
     overflow: u64,
 }
@@ -99,6 +100,12 @@ struct Waiting {
 }
 
 impl Ledger {
+    /// Leaves out, on both sides, what was called for before this time, in nanoseconds since
+    /// boot: another kept the ledger then.
+    pub fn begin(&self, since: u64) {
+        self.with(|entries| entries.since = since);
+    }
+
     /// The kernel let something through.
     pub fn passed(&self, key: PassageKey, flow: &Flow, now: Instant) {
         self.count(key, flow, now, 1);
@@ -111,6 +118,9 @@ impl Ledger {
 
     fn count(&self, key: PassageKey, flow: &Flow, now: Instant, step: i64) {
         self.with(|entries| {
+            if key.time_ns < entries.since {
+                return;
+            }
             if let Some(waiting) = entries.waiting.get_mut(&key) {
                 waiting.ahead += step;
                 if waiting.ahead == 0 {

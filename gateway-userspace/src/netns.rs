@@ -5,7 +5,7 @@ use std::{
     fs::{self, File},
     io,
     os::{
-        fd::{AsFd as _, OwnedFd},
+        fd::{AsFd as _, AsRawFd as _, OwnedFd},
         unix::fs::MetadataExt as _,
     },
     path::Path,
@@ -13,7 +13,11 @@ use std::{
     thread,
 };
 
-use nix::sched::{CloneFlags, setns};
+use nix::{
+    sched::{CloneFlags, setns, unshare},
+    sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket},
+};
+use zerocopy::{Immutable, IntoBytes};
 
 /// A network namespace, held open.
 #[derive(Clone, Debug)]
@@ -39,6 +43,20 @@ impl NetworkNamespace {
         Self::open(Path::new("/proc/thread-self/ns/net"))
     }
 
+    /// One that nobody is in, with its loopback interface up.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn fresh() -> io::Result<Self> {
+        let make = || {
+            unshare(CloneFlags::CLONE_NEWNET)?;
+            raise_loopback()?;
+            Self::own()
+        };
+        thread::scope(|scope| scope.spawn(make).join())
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+
     fn open(path: &Path) -> io::Result<Self> {
         let file = File::open(path)?;
         let inode = file.metadata()?.ino();
@@ -59,6 +77,59 @@ impl NetworkNamespace {
         };
         thread::scope(|scope| scope.spawn(inside).join())
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+}
+
+/// `RTM_NEWLINK`: a `struct nlmsghdr`, then a `struct ifinfomsg`.
+#[repr(C)]
+#[derive(IntoBytes, Immutable)]
+struct LinkRequest {
+    length: u32,
+    kind: u16,
+    flags: u16,
+    sequence: u32,
+    port: u32,
+    family: u16,
+    link: u16,
+    index: u32,
+    state: u32,
+    change: u32,
+}
+
+/// Raises the loopback interface of this thread's namespace.
+fn raise_loopback() -> io::Result<()> {
+    const NEWLINK: u16 = 16;
+    const REQUEST_AND_ANSWER: u16 = 1 | 4;
+    const LOOPBACK: u32 = 1;
+    const UP: u32 = 1;
+    /// Where in the answer its error number is, negative.
+    const ERROR: std::ops::Range<usize> = 16..20;
+    let request = LinkRequest {
+        length: u32::try_from(size_of::<LinkRequest>()).map_err(io::Error::other)?,
+        kind: NEWLINK,
+        flags: REQUEST_AND_ANSWER,
+        sequence: 1,
+        port: 0,
+        family: 0,
+        link: 0,
+        index: LOOPBACK,
+        state: UP,
+        change: UP,
+    };
+    let route = socket(
+        AddressFamily::Netlink,
+        SockType::Raw,
+        SockFlag::SOCK_CLOEXEC,
+        SockProtocol::NetlinkRoute,
+    )?;
+    send(route.as_raw_fd(), request.as_bytes(), MsgFlags::empty())?;
+    let mut answer = [0; 256];
+    let length = recv(route.as_raw_fd(), &mut answer, MsgFlags::empty())?;
+    let error = answer.get(..length).and_then(|answer| answer.get(ERROR));
+    let error = error.and_then(|error| <[u8; 4]>::try_from(error).ok());
+    match i32::from_ne_bytes(error.ok_or(io::ErrorKind::InvalidData)?) {
+        0 => Ok(()),
+        error => Err(io::Error::from_raw_os_error(-error)),
     }
 }
 

@@ -25,6 +25,9 @@ use crate::{
 /// How often flows that never reached the gateway are forgotten.
 const PURGE_EVERY: Duration = Duration::from_secs(10);
 
+/// How long open connections may go on once another gateway has taken over.
+pub const HANDED_OVER: Duration = Duration::from_secs(30);
+
 /// What is served, and how.
 pub struct Plan {
     /// What decides.
@@ -119,6 +122,14 @@ impl Serving {
     /// Waits until the gateway's workers have died once too often. Nothing leaves the agent then.
     pub async fn lost(&self) {
         self.keeper.lost().await;
+    }
+
+    /// Accepts no more, since another gateway has the same sockets now. What is open goes on; the
+    /// worker ends with the last of it, or after [`HANDED_OVER`].
+    pub async fn hand_over(&self) {
+        self.keeper.hand_over().await;
+        // From here on the other keeps the ledger.
+        self.drain.cancel();
     }
 
     /// Takes no more connections, lets those that are open go on for a while, and ends.

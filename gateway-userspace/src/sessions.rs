@@ -70,6 +70,10 @@ pub struct Session {
     pub pid: u32,
     /// When it began.
     pub started: Timestamp,
+    /// The gateway's sockets, as descriptors of that process, for whoever takes over; none until
+    /// it serves.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sockets: Vec<i32>,
 }
 
 /// Whether a session is still there.
@@ -155,6 +159,20 @@ impl Entry {
             }
         }
     }
+}
+
+/// Takes a session off the list: another has taken over from it.
+///
+/// # Errors
+/// If the file cannot be removed.
+pub fn withdraw(scratch: &Path) -> io::Result<()> {
+    fs::remove_file(scratch.join(FILE))
+}
+
+/// Whether the session of this folder is on the list.
+#[must_use]
+pub fn is_listed(scratch: &Path) -> bool {
+    scratch.join(FILE).exists()
 }
 
 /// A session that was found.
@@ -300,6 +318,7 @@ mod tests {
             port: 9,
             pid,
             started: Timestamp::UNIX_EPOCH,
+            sockets: Vec::new(),
         }
     }
 

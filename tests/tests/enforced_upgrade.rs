@@ -1,5 +1,6 @@
 //! One `sluice attach` takes over from another, five times, while the agent works and while it
-//! tries to get out: no attempt to get out arrives, and after each the agent is served again.
+//! tries to get out: no attempt to get out arrives, no connection of its work is refused or cut,
+//! and what it downloads meanwhile comes whole.
 
 use std::{
     fs::OpenOptions,
@@ -7,12 +8,15 @@ use std::{
     net::{IpAddr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    sync::{Arc, Mutex, mpsc},
     thread,
 };
 
 use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::Signal;
+use serde_json::Value;
 use sluice_tests::{
-    agent::sluice,
+    agent::{field, sluice},
     attachment::Attachment,
     cgroup::Group,
     deadline::wait_for,
@@ -28,7 +32,7 @@ use sluice_tests::{
 const TIMES: usize = 5;
 
 /// Inside the cgroup that it is told: connects again and again until its input ends, at most a
-/// million times and for two minutes. On each line it is sent, it says how often it was answered
+/// million times and for a quarter of an hour. On each line it is sent, it says how often it was answered
 /// `ok`, how often otherwise, and what went wrong last.
 const CLIENT: &str = r#"
 import errno, socket, sys, threading, time
@@ -40,10 +44,10 @@ last = "-"
 done = False
 def work():
     global good, bad, last
-    end = time.monotonic() + 120
+    end = time.monotonic() + 900
     while not done and good + bad < 1000000 and time.monotonic() < end:
         try:
-            with socket.create_connection((host, int(port)), 10) as one:
+            with socket.create_connection((host, int(port)), 90) as one:
                 one.sendall(b"GET / HTTP/1.1\r\nHost: %b\r\nConnection: close\r\n\r\n" % host.encode())
                 whole = b""
                 while part := one.recv(4096):
@@ -61,6 +65,24 @@ for line in sys.stdin:
 done = True
 "#;
 
+/// Inside the cgroup that it is told: connects once, says so, and how many bytes came to the end.
+const DOWNLOAD: &str = r#"
+import socket, sys
+folder, host, port = sys.argv[1:]
+with open(folder + "/cgroup.procs", "w") as procs:
+    procs.write("0")
+with socket.create_connection((host, int(port)), 900) as one:
+    one.sendall(b"GET /slow HTTP/1.1\r\nHost: %b\r\nConnection: close\r\n\r\n" % host.encode())
+    whole = one.recv(4096)
+    print("begun", flush=True)
+    while part := one.recv(4096):
+        whole += part
+print(len(whole.split(b"\r\n\r\n", 1)[1]), flush=True)
+"#;
+
+/// Octets of what is slow.
+const SLOW: usize = 100_000;
+
 /// The process. Dropped, it ends.
 struct Client {
     child: Child,
@@ -70,9 +92,13 @@ struct Client {
 
 impl Client {
     fn start(world: &World, cgroup: &Path, port: u16) -> Result<Self> {
+        Self::start_as(CLIENT, world, cgroup, port)
+    }
+
+    fn start_as(program: &str, world: &World, cgroup: &Path, port: u16) -> Result<Self> {
         let mut command = Command::new(PYTHON);
         command
-            .args(["-I", "-c", CLIENT])
+            .args(["-I", "-c", program])
             .arg(cgroup)
             .args([ORIGIN4.to_string(), port.to_string()])
             .stdin(Stdio::piped())
@@ -85,12 +111,17 @@ impl Client {
         })
     }
 
+    fn line(&mut self) -> Result<String> {
+        let mut line = String::new();
+        self.output.read_line(&mut line)?;
+        Ok(line.trim().to_owned())
+    }
+
     /// How often it was answered, how often not, and what went wrong last.
     fn ask(&mut self) -> Result<(u64, u64, String)> {
         self.input.write_all(b"\n")?;
-        let mut line = String::new();
-        self.output.read_line(&mut line)?;
-        let mut words = line.trim().splitn(3, ' ');
+        let line = self.line()?;
+        let mut words = line.splitn(3, ' ');
         let mut word = || words.next().with_context(|| format!("said {line:?}"));
         Ok((word()?.parse()?, word()?.parse()?, word()?.to_owned()))
     }
@@ -116,15 +147,27 @@ impl Drop for Client {
     }
 }
 
-/// Answers every request with `ok`, for as long as the test runs.
-fn web(namespace: &Netns) -> Result<u16> {
+/// Answers every request with `ok`, for as long as the test runs; one for `/slow` with half of
+/// what there is, and the other half once it is told to.
+fn web(namespace: &Netns, go_on: mpsc::Receiver<()>) -> Result<u16> {
     let listener = namespace.run(|| TcpListener::bind((ORIGIN4, 0)))?;
     let port = listener.local_addr()?.port();
+    let go_on = Arc::new(Mutex::new(go_on));
     thread::spawn(move || {
         while let Ok((mut stream, _)) = listener.accept() {
+            let go_on = Arc::clone(&go_on);
             thread::spawn(move || {
                 let mut head = [0; 4096];
-                let _length = stream.read(&mut head)?;
+                let length = stream.read(&mut head)?;
+                if head[..length].starts_with(b"GET /slow") {
+                    let head = format!(
+                        "HTTP/1.1 200 OK\r\nContent-Length: {SLOW}\r\nConnection: close\r\n\r\n"
+                    );
+                    stream.write_all(head.as_bytes())?;
+                    stream.write_all(&vec![b'x'; SLOW / 2])?;
+                    let _nobody_tells = go_on.lock().map(|told| told.recv());
+                    return stream.write_all(&vec![b'x'; SLOW - SLOW / 2]);
+                }
                 stream.write_all(
                     b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok",
                 )
@@ -147,7 +190,8 @@ fn taking_over_under_load_lets_nothing_out() -> Result<()> {
     needs_root!();
     let world = World::new()?;
     let receiver = Receiver::listen(&world.origin, 0)?;
-    let served = web(&world.origin)?;
+    let (go_on, told) = mpsc::channel();
+    let served = web(&world.origin, told)?;
     let policy = format!(
         "schema = 1\nagent = \"upgraded\"\n[[egress]]\nid = \"web\"\nhosts = [\"{ORIGIN4}\"]\n\
          ports = [{served}]\nprivate = true\n"
@@ -164,14 +208,31 @@ fn taking_over_under_load_lets_nothing_out() -> Result<()> {
 
     let cgroup = group.path().display().to_string();
     let mut now = Attachment::start(&world, &policy, ["--cgroup", &cgroup])?;
+    let port = now.port()?;
     let mut prober = Client::start(&world, group.path(), receiver.port())?;
     let mut client = Client::start(&world, group.path(), served)?;
     prober.goes_on(|(_, bad, _)| *bad)?;
     client.goes_on(|(good, _, _)| *good)?;
+    let mut before = Vec::new();
+    let mut download = Some(Client::start_as(DOWNLOAD, &world, group.path(), served)?);
     for (number, build) in builds.iter().cycle().take(TIMES).enumerate() {
         let target = ["--cgroup", &cgroup, "--replace"];
+        if let Some(download) = &mut download {
+            ensure!(download.line()? == "begun", "the download");
+        }
         let next = Attachment::start_as(&world, build.clone(), &policy, target)
             .with_context(|| format!("taking over, time {number}"))?;
+        ensure!(
+            next.port()? == port,
+            "another port, time {number}: {}",
+            next.said()?
+        );
+        // What was open goes on meanwhile.
+        if let Some(mut download) = download.take() {
+            go_on.send(())?;
+            let came = download.line()?;
+            ensure!(came == SLOW.to_string(), "{came} of {SLOW} octets came");
+        }
         let status = now.wait()?;
         ensure!(
             status == 0,
@@ -184,7 +245,19 @@ fn taking_over_under_load_lets_nothing_out() -> Result<()> {
             receiver.connection()?.is_none(),
             "it got out, time {number}"
         );
-        now = next;
+        before.push(std::mem::replace(&mut now, next));
+    }
+    let (good, bad, last) = client.ask()?;
+    ensure!(bad == 0, "{bad} of {} were not served: {last}", good + bad);
+    // Nothing is missing in either ledger, and Sluice's own attempts are nobody's.
+    for gateway in before.iter().chain([&now]) {
+        let records = gateway.records()?;
+        let odd = |record: &&Value| {
+            field(record, "kind") == "finding"
+                || field(record, "original_destination").starts_with("127.")
+        };
+        let odd: Vec<_> = records.iter().filter(odd).collect();
+        ensure!(odd.is_empty(), "{odd:#?}");
     }
     let (good, bad, last) = prober.ask()?;
     ensure!(good == 0, "{good} of {} attempts were answered", good + bad);
@@ -198,4 +271,48 @@ fn taking_over_under_load_lets_nothing_out() -> Result<()> {
     now.detach()?;
     wait_for("an attempt to arrive", || Ok(receiver.connection()?))?;
     Ok(())
+}
+
+/// A word that another took over, from anybody, frees nobody; and one that comes after a death has
+/// the same port, so that what the agent was told of its proxy holds.
+#[test]
+fn after_a_death_the_port_stays_if_it_is_free() -> Result<()> {
+    needs_root!();
+    let world = World::new()?;
+    let receiver = Receiver::listen(&world.origin, 0)?;
+    let outside = SocketAddr::new(IpAddr::V4(ORIGIN4), receiver.port());
+    let group = Group::new()?;
+    let mut puppet = Puppet::start_in(&world, group.path())?;
+    let cgroup = group.path().display().to_string();
+    let target = ["--cgroup", &cgroup];
+    let policy = "schema = 1\nagent = \"upgraded\"\n";
+    let mut first = Attachment::start(&world, policy, target)?;
+    let port = first.port()?;
+    first.signal(Signal::SIGUSR1)?;
+    wait_for("it to say that there is none", || {
+        Ok(first.said()?.contains("and there is none").then_some(()))
+    })?;
+    puppet.hold("meanwhile", Way::Tcp, outside)?;
+    ensure!(
+        receiver.is_untouched(&world.node, outside.ip())?,
+        "it got out"
+    );
+    first.end_by(Signal::SIGKILL)?;
+
+    let mut second = Attachment::start(&world, policy, target)?;
+    ensure!(second.port()? == port, "{}", second.said()?);
+    second.end_by(Signal::SIGKILL)?;
+
+    let _thief = world
+        .node
+        .run(|| TcpListener::bind(("127.0.0.1", port)))
+        .context("the port is free")?;
+    let third = Attachment::start(&world, policy, target)?;
+    let said = third.said()?;
+    ensure!(third.port()? != port && said.contains("is taken"), "{said}");
+    ensure!(
+        receiver.is_untouched(&world.node, outside.ip())?,
+        "it got out"
+    );
+    third.detach()
 }

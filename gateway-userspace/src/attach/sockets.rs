@@ -46,11 +46,13 @@ pub struct Closed {
     pub other: usize,
 }
 
-/// Closes the TCP and UDP sockets of all processes in a cgroup, and counts the others.
+/// Closes the TCP and UDP sockets of all processes in a cgroup, and counts the others. With
+/// `held_before`, those that were made in it go on: a boundary was around it all the while, and
+/// there is one now, which looks at each of their packets.
 ///
 /// # Errors
 /// If the cgroup or its namespaces cannot be read, or the kernel has no socket diagnostics.
-pub fn close(cgroup: &Path) -> io::Result<Closed> {
+pub fn close(cgroup: &Path, held_before: bool) -> io::Result<Closed> {
     let held = held(cgroup)?;
     let mut result = Closed::default();
     let mut inet = HashSet::new();
@@ -69,6 +71,9 @@ pub fn close(cgroup: &Path) -> io::Result<Closed> {
                     // One of which the kernel does not tell may be from anywhere.
                     let made_inside = cgroup_id.is_some_and(|id| own.contains(&id));
                     result.brought += usize::from(!made_inside);
+                    if made_inside && held_before {
+                        continue;
+                    }
                     match diagnostics.destroy(family, protocol, &found) {
                         Ok(()) => result.closed += 1,
                         // It was gone by itself.

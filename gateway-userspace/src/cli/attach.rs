@@ -3,11 +3,12 @@
 //! Stopping is not freeing: the programs stay, and nothing leaves the agent, until another
 //! `sluice attach` takes over or `sluice detach` takes them away.
 
+mod inherit;
 mod predecessor;
 mod site;
 mod watch;
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{io, os::fd::AsRawFd as _, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -19,7 +20,7 @@ use super::{
     say,
 };
 use crate::{
-    app::{BindConfig, Bound, Gateway},
+    app::{BindConfig, BindError, Bound, Gateway},
     attach::{
         sockets,
         survey::{self, Survey},
@@ -33,10 +34,11 @@ use crate::{
         canary::{Canary, prove},
     },
     names::AgentId,
-    netns, open_files,
+    netns::{self, NetworkNamespace},
+    open_files,
     policy::{Mode, Policy},
     serve::{self, Serving},
-    sessions::{Entry, Origin, Session},
+    sessions::{self, Entry, Origin, Session},
 };
 
 /// How long open connections may go on once this gateway is to end.
@@ -64,11 +66,11 @@ pub struct AttachCommand {
     /// Record what policy refuses, and let it pass.
     #[arg(long)]
     observe: bool,
-    /// Take over from a `sluice attach` that still serves this agent; its open connections may go
-    /// on for two seconds, and new ones are refused for as long.
+    /// Take over from a `sluice attach` that still serves this agent, with its port: no connection
+    /// is refused, and those that are open may go on for 30 seconds.
     #[arg(long)]
     replace: bool,
-    /// The gateway's port [default: one that is free].
+    /// The gateway's port [default: that of the gateway before, else one that is free].
     #[arg(
         long,
         value_name = "PORT",
@@ -126,41 +128,58 @@ impl AttachCommand {
         // What can fail before anybody is confined, fails here.
         let audit = self.open_audit()?;
         let agent = Cgroup::adopt(cgroup);
-        let bound = self.bind(&agent)?;
+        let (bound, inherits) = self.listen(&agent, predecessor.as_ref())?;
         let port = port(&bound)?;
         let mut spec = AgentSpec::new(&policy, agent.id()?, port)?;
-        if let Some(before) = predecessor.as_ref().filter(|before| before.is_alive()) {
+        let alive = predecessor.as_ref().filter(|before| before.is_alive());
+        if let Some(before) = alive.filter(|before| before.session.port != port) {
             spec = spec.draining(before.session.port);
         }
         let before = predecessor.as_ref().map(|before| &before.pins);
-        let mut boundary = Boundary::replace(&spec, &agent, &site.gateway, site.pins()?, before)?;
-        // From here on nothing leaves the agent until the gateway's sockets are marked.
+        let mut boundary =
+            Boundary::replace(&spec, &agent, &site.gateway, site.pins()?, before, inherits)?;
+        // From here on nothing leaves the agent until the gateway's sockets are marked. Those that
+        // were inherited are, and whoever connects to them waits.
         forward_logs(&mut boundary);
         // Should it come no further, `sluice agents` shows who is shut in, and `detach` frees it.
         let unfinished = describe(site, &policy, &agent, &unfinished(), port)?;
         Entry::write(site.scratch(), &unfinished).context("writing the session's file")?;
-        if let Some(before) = predecessor {
-            before.end()?;
+        let takes_over = predecessor.is_some();
+        match predecessor {
+            Some(before) if inherits => before.hand_over()?,
+            Some(before) => before.end()?,
+            None => {}
         }
         if policy.mode() == Mode::Enforce {
-            Canary::set_out()?.check(&agent)?;
+            let canary = match inherits {
+                true => Canary::set_out_aside()?,
+                false => Canary::set_out()?,
+            };
+            canary.check(&agent)?;
             prove(&mut boundary, &agent, &site.gateway)?;
             boundary.arm()?;
         }
-        let closed = sockets::close(agent.path()).context("closing the sockets it had")?;
+        let closed =
+            sockets::close(agent.path(), inherits).context("closing the sockets it had")?;
         let survey = Survey::of(agent.path()).context("looking at its processes")?;
         let assessment = survey::assess(&policy, boundary.held(), &survey, closed);
         if let Err(below) = assessment.meets_floor(&policy) {
-            boundary.lower()?;
+            // Whom another shut in stays so.
+            if !takes_over {
+                boundary.lower()?;
+            }
             return Err(below.into());
         }
-        let session = describe(site, &policy, &agent, &assessment, port)?;
+        let mut session = describe(site, &policy, &agent, &assessment, port)?;
+        session.sockets = bound.sockets().map(|socket| socket.as_raw_fd()).collect();
         let subject = Subject {
             agent: policy.agent().clone(),
             assurance: assessment.level,
             policy: policy.digest(),
         };
         let facts = facts(site, &agent, &assessment, boundary.held())?;
+        // Whoever reads of it may signal at once.
+        let (mut stop, mut replaced) = (Stop::new()?, Replaced::new()?);
         // Without a record nobody is served.
         let chronicle =
             Chronicle::begin(&audit, subject.clone(), facts, &session, site.scratch()).await?;
@@ -177,25 +196,44 @@ impl AttachCommand {
         )
         .await?;
         Predecessor::forget_unheld(agent.path())?;
-        // Whoever reads the announcement may signal at once.
-        let stop = Stop::new()?;
         announce(&session, closed.closed, survey.processes);
         let watch = Watch::new(&agent, boundary.pins().folder(), audit.clone(), subject)?;
         let mut lost = false;
+        let mut handed_over = false;
         let gone = tokio::select! {
             () = chronicle.entry.keep_beating(|| serving.answers()) => false,
             () = watch.until_gone() => true,
             () = stop.asked() => false,
+            () = replaced.by_another(&session) => {
+                handed_over = true;
+                false
+            }
             () = serving.lost() => {
                 lost = true;
                 false
             }
         };
+        if handed_over {
+            serving.hand_over().await;
+            // For which the other waits.
+            sessions::withdraw(site.scratch()).context("handing over")?;
+            tokio::select! {
+                () = serving.lost() => {}
+                () = stop.asked() => {}
+            }
+        }
         serving.end().await;
         chronicle.end(None);
         let summary = audit.close();
         if summary.lost > 0 {
             say::error(format_args!("{} audit records were lost", summary.lost));
+        }
+        if handed_over {
+            // What is left of them: the links are the other's.
+            boundary.lower()?;
+            site.clear();
+            say::line("another gateway has taken over, and what was open has ended");
+            return Ok(ExitCode::SUCCESS);
         }
         anyhow::ensure!(
             !lost,
@@ -219,15 +257,40 @@ impl AttachCommand {
         Ok(ExitCode::SUCCESS)
     }
 
-    fn bind(&self, agent: &Cgroup) -> anyhow::Result<Bound> {
+    /// Listens where the agent is: on the sockets of the gateway before, which the second word
+    /// tells, else on its port, else on another.
+    fn listen(
+        &self,
+        agent: &Cgroup,
+        before: Option<&Predecessor>,
+    ) -> anyhow::Result<(Bound, bool)> {
         let namespaces = netns::of_cgroup(agent.path()).context("finding its namespaces")?;
-        Gateway::bind(&BindConfig {
-            port: self.port,
-            addresses: vec![std::net::Ipv4Addr::LOCALHOST.into()],
-            optional: vec![std::net::Ipv6Addr::LOCALHOST.into()],
-            namespaces,
-        })
-        .context("listening where the agent is (is its loopback interface up?)")
+        let bind = |port| bind(port, &namespaces);
+        let Some(before) = before.filter(|it| self.port == 0 || self.port == it.session.port)
+        else {
+            return Ok((bind(self.port)?, false));
+        };
+        if before.is_alive() {
+            match inherit::sockets(before, &namespaces) {
+                Ok(bound) => return Ok((bound, true)),
+                Err(error) => say::line(format_args!(
+                    "the gateway before cannot hand over its sockets: {error}; new connections \
+                     are refused until this one serves"
+                )),
+            }
+        }
+        let port = before.session.port;
+        match bind(port) {
+            Err(BindError::Listen { source, .. })
+                if self.port == 0 && source.kind() == io::ErrorKind::AddrInUse =>
+            {
+                say::line(format_args!(
+                    "port {port}, which it had, is taken: it has another"
+                ));
+                Ok((bind(0)?, false))
+            }
+            bound => Ok((bound?, false)),
+        }
     }
 
     fn open_audit(&self) -> anyhow::Result<Audit> {
@@ -248,6 +311,15 @@ impl AttachCommand {
         }
         Ok(policy)
     }
+}
+
+fn bind(port: u16, namespaces: &[NetworkNamespace]) -> Result<Bound, BindError> {
+    Gateway::bind(&BindConfig {
+        port,
+        addresses: vec![std::net::Ipv4Addr::LOCALHOST.into()],
+        optional: vec![std::net::Ipv6Addr::LOCALHOST.into()],
+        namespaces: namespaces.to_vec(),
+    })
 }
 
 /// The one port on all addresses and in all namespaces.
@@ -275,6 +347,7 @@ fn describe(
         port,
         pid: std::process::id(),
         started: jiff::Timestamp::now(),
+        sockets: Vec::new(),
     })
 }
 
@@ -334,10 +407,32 @@ impl Stop {
         })
     }
 
-    async fn asked(mut self) {
+    async fn asked(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
         }
+    }
+}
+
+/// The word that another gateway has taken over, which ends nothing from when this is made.
+struct Replaced(Signal);
+
+impl Replaced {
+    fn new() -> anyhow::Result<Self> {
+        let kind = SignalKind::from_raw(predecessor::HAND_OVER as i32);
+        Ok(Self(signal(kind).context("listening for a take-over")?))
+    }
+
+    /// Comes back when it is so, whoever may have said it.
+    async fn by_another(&mut self, session: &Session) {
+        while self.0.recv().await.is_some() {
+            match Predecessor::has_successor(session) {
+                Ok(true) => return,
+                Ok(false) => tracing::warn!("told of a gateway that took over, and there is none"),
+                Err(error) => tracing::warn!("looking who took over: {error:#}"),
+            }
+        }
+        std::future::pending().await
     }
 }

@@ -212,12 +212,16 @@ impl Boundary {
         gateway: &Cgroup,
         pins: Pins,
     ) -> Result<Self, BoundaryError> {
-        Self::replace(spec, agent, gateway, pins, None)
+        Self::replace(spec, agent, gateway, pins, None, false)
     }
 
     /// The same, in place of a boundary whose pins are `before`: program by program, each
     /// exchanged at once, and never without one. The pins move over. On an error what was there
     /// before stays, whether exchanged by then or not.
+    ///
+    /// `inherits` says that the gateway's sockets move over too. They stay of the cgroup that they
+    /// were made in, so the program on that one is exchanged as well, and who is on the line
+    /// remains known.
     ///
     /// # Errors
     /// As [`Self::raise`].
@@ -227,6 +231,7 @@ impl Boundary {
         gateway: &Cgroup,
         pins: Pins,
         before: Option<&Pins>,
+        inherits: bool,
     ) -> Result<Self, BoundaryError> {
         let support = unix::support();
         tells_apart(&spec.tells, support)?;
@@ -235,7 +240,10 @@ impl Boundary {
             tracing::warn!(%error, "nobody keeps account of the agent's processes");
             KernelLayout::UNKNOWN
         });
-        let mut ebpf = object::load(spec, layout)?;
+        if let Some(before) = before.filter(|_| inherits) {
+            pins.share(before, &object::SHARED_MAPS)?;
+        }
+        let mut ebpf = object::load(spec, layout, Some(&pins))?;
         unix::fill(&mut ebpf, &spec.tells.unix_names)?;
         devices::fill(&mut ebpf, &spec.devices)?;
         let mut boundary = Self {
@@ -248,7 +256,7 @@ impl Boundary {
             unix_own: false,
             unix_by_lsm: false,
         };
-        let attached = boundary.attach_all(agent, gateway, before, support);
+        let attached = boundary.attach_all(agent, gateway, before, inherits, support);
         if attached.is_ok() && layout.present == 1 {
             boundary.attach_processes(agent);
             boundary.attach_lsm(agent, before);
@@ -276,10 +284,18 @@ impl Boundary {
         agent: &Cgroup,
         gateway: &Cgroup,
         before: Option<&Pins>,
+        inherits: bool,
         support: unix::Support,
     ) -> Result<(), BoundaryError> {
         let opened = gateway.open()?;
-        self.attach(GATEWAY_PROGRAM, &opened, gateway.id()?, None)?;
+        let theirs = before.filter(|_| inherits);
+        let id = match theirs {
+            Some(before) => before
+                .cgroup_of(GATEWAY_PROGRAM)
+                .ok_or(BoundaryError::Missing(GATEWAY_PROGRAM))?,
+            None => gateway.id()?,
+        };
+        self.attach(GATEWAY_PROGRAM, &opened, id, theirs)?;
         let (opened, id) = (agent.open()?, agent.id()?);
         AGENT_PROGRAMS
             .iter()

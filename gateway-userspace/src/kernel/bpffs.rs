@@ -104,7 +104,7 @@ impl Pins {
     /// If it cannot be made, or is there already.
     pub fn create(root: &Path, run: &str) -> Result<Self, BpffsError> {
         let folder = root.join(run);
-        for path in [folder.clone(), folder.join("links")] {
+        for path in [folder.clone(), folder.join("links"), folder.join("maps")] {
             fs::DirBuilder::new()
                 .mode(0o700)
                 .create(&path)
@@ -131,6 +131,36 @@ impl Pins {
     #[must_use]
     pub fn link(&self, program: &str) -> PathBuf {
         self.folder.join("links").join(program)
+    }
+
+    /// Where this map is pinned.
+    #[must_use]
+    pub fn map(&self, map: &str) -> PathBuf {
+        self.folder.join("maps").join(map)
+    }
+
+    /// Pins these maps of another's here as well; those that it does not have are left out.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn share(&self, other: &Self, maps: &[&str]) -> Result<(), BpffsError> {
+        for map in maps {
+            let (theirs, ours) = (other.map(map), self.map(map));
+            if theirs.exists() {
+                abi::open_pinned(&theirs)
+                    .and_then(|map| abi::pin(&map, &ours))
+                    .map_err(io_error("pinning", &ours))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The id of the cgroup that this program is attached to; none if it is not, or if the cgroup
+    /// is gone with all its sockets.
+    #[must_use]
+    pub fn cgroup_of(&self, program: &str) -> Option<u64> {
+        let link = abi::open_pinned(&self.link(program)).ok()?;
+        abi::cgroup_of_link(link).ok().filter(|id| *id != 0)
     }
 
     /// Removes every pin. What nobody else holds is detached by that.

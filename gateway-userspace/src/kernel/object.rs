@@ -3,7 +3,7 @@
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel, include_bytes_aligned};
 use gateway_common::process::KernelLayout;
 
-use super::{BoundaryError, abi::Wire, spec::AgentSpec};
+use super::{BoundaryError, abi::Wire, bpffs::Pins, spec::AgentSpec};
 
 /// What `build.rs` built.
 pub(super) static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice-ebpf"));
@@ -28,10 +28,25 @@ fn verifier_log() -> VerifierLogLevel {
     }
 }
 
-/// Loads the object into the kernel: maps are created, programs not yet verified.
-pub(super) fn load(spec: &AgentSpec, layout: KernelLayout) -> Result<Ebpf, BoundaryError> {
+/// Maps that a boundary takes over from the one before, so that who is on the line, and which
+/// sockets are the gateway's, stays known while the programs are exchanged.
+pub(super) const SHARED_MAPS: [&str; 4] = ["FLOWS", "TUPLES", "ACCEPTED", "LISTENERS"];
+
+/// Loads the object into the kernel: maps are created, or opened where they are pinned, programs
+/// not yet verified.
+pub(super) fn load(
+    spec: &AgentSpec,
+    layout: KernelLayout,
+    pins: Option<&Pins>,
+) -> Result<Ebpf, BoundaryError> {
     let level = log_level();
-    EbpfLoader::new()
+    let mut loader = EbpfLoader::new();
+    if let Some(pins) = pins {
+        for map in SHARED_MAPS {
+            loader.map_pin_path(map, pins.map(map));
+        }
+    }
+    loader
         .verifier_log_level(verifier_log())
         .override_global("AGENT", &Wire(spec.config), true)
         .override_global("LOOPBACK", &Wire(spec.loopback), true)

@@ -21,7 +21,7 @@ use super::{
     abi::pollable,
     boundary::{Boundary, BoundaryError},
     denials::{Gaps, wall_clock},
-    flows::socket_addr,
+    flows::{boot_time, socket_addr},
     processes::Names,
 };
 use crate::{
@@ -71,6 +71,9 @@ impl Passages {
         };
         while passages.next().is_some() {}
         passages.gaps.lost_for_good();
+        // Before, a gateway that this one took over from kept it.
+        let now = u64::try_from(boot_time().as_nanos()).unwrap_or(u64::MAX);
+        passages.ledger.begin(now);
         Ok(passages)
     }
 

@@ -37,7 +37,7 @@ pub struct ProgramProbe {
 pub fn programs(scratch: &Cgroup) -> Result<Vec<ProgramProbe>, BoundaryError> {
     let spec = AgentSpec::widest();
     let layout = layout::of_kernel(scratch.level()?, true).unwrap_or(KernelLayout::UNKNOWN);
-    let mut ebpf = object::load(&spec, layout)?;
+    let mut ebpf = object::load(&spec, layout, None)?;
     let cgroup = scratch.open()?;
     let place = Place {
         cgroup: &cgroup,

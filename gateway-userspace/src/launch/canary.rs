@@ -18,6 +18,7 @@ use crate::kernel::{
     Boundary, BoundaryError, bpf_is_refused,
     cgroup::{self, Cgroup},
 };
+use crate::netns::NetworkNamespace;
 
 /// Longest a canary's connect may take; over loopback it is answered at once.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -47,6 +48,8 @@ pub enum CanaryError {
 pub struct Canary {
     tcp: TcpListener,
     udp: UdpSocket,
+    /// The namespace that they are in, where it is not this process's.
+    aside: Option<NetworkNamespace>,
 }
 
 impl Canary {
@@ -60,25 +63,51 @@ impl Canary {
         let udp = UdpSocket::bind(any)?;
         tcp.set_nonblocking(true)?;
         udp.set_nonblocking(true)?;
-        Ok(Self { tcp, udp })
+        Ok(Self {
+            tcp,
+            udp,
+            aside: None,
+        })
+    }
+
+    /// The same in a network namespace of its own, where no gateway listens: for an agent that is
+    /// being served.
+    ///
+    /// # Errors
+    /// If they cannot be had.
+    pub fn set_out_aside() -> Result<Self, CanaryError> {
+        let namespace = NetworkNamespace::fresh()?;
+        let canary = namespace.run(Self::set_out)??;
+        Ok(Self {
+            aside: Some(namespace),
+            ..canary
+        })
     }
 
     /// Sends the canary into `agent`'s cgroup and checks that it stays there.
     ///
-    /// To be called before the gateway's sockets are marked: then nothing at all gets out.
+    /// To be called before the gateway's sockets are marked, or in a namespace where there are none:
+    /// then nothing at all gets out.
     ///
     /// # Errors
     /// [`CanaryError::Escaped`] names the way out that it found.
     pub fn check(self, agent: &Cgroup) -> Result<(), CanaryError> {
-        let output = Command::new("/proc/self/exe")
-            .arg("canary")
-            .arg("--cgroup")
-            .arg(agent.path())
-            .args(["--tcp", &self.tcp.local_addr()?.to_string()])
-            .args(["--udp", &self.udp.local_addr()?.to_string()])
-            .stdin(Stdio::null())
-            .stderr(Stdio::inherit())
-            .output()?;
+        let (tcp, udp) = (self.tcp.local_addr()?, self.udp.local_addr()?);
+        let send = || {
+            Command::new("/proc/self/exe")
+                .arg("canary")
+                .arg("--cgroup")
+                .arg(agent.path())
+                .args(["--tcp", &tcp.to_string()])
+                .args(["--udp", &udp.to_string()])
+                .stdin(Stdio::null())
+                .stderr(Stdio::inherit())
+                .output()
+        };
+        let output = match &self.aside {
+            Some(namespace) => namespace.run(send)??,
+            None => send()?,
+        };
         if !output.status.success() {
             return Err(CanaryError::Lost(output.status));
         }

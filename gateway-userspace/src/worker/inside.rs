@@ -1,27 +1,31 @@
 //! The worker itself: takes over what it is given, locks itself in, and serves.
 
-use std::{os::fd::RawFd, process::ExitCode, sync::Arc};
+use std::{
+    os::fd::{OwnedFd, RawFd},
+    process::ExitCode,
+    sync::Arc,
+};
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use rustix::net::SendFlags;
-use tokio_util::sync::CancellationToken;
 
 use super::{
     DialPath,
     confine::confine,
     identity::AskIdentity,
     packet,
-    pulse::PULSE,
+    pulse::{HAND_OVER, PULSE},
     start::{READY, Start, take_over},
     tries,
 };
 use crate::{
-    app::{Bound, Context},
+    app::{Bound, Context, Drain},
     audit::Audit,
     config::Limits,
     dns::resolver::{Resolver, SystemNames},
     launch::inherited,
+    serve::HANDED_OVER,
 };
 
 /// The hidden command's arguments.
@@ -74,7 +78,7 @@ impl WorkerCommand {
         let audit = Audit::handing_over(lines.records).context("handing over records")?;
         let dial = DialPath::new(lines.dial).context("starting the dial path")?;
         let limits = Limits {
-            drain_timeout: head.drain,
+            drain_timeout: head.drain.max(HANDED_OVER),
             ..Limits::default()
         };
         let context = Context {
@@ -88,35 +92,54 @@ impl WorkerCommand {
             dial: Some(dial),
         };
         let bound = Bound::received(sockets).context("taking over the listening sockets")?;
-        let drain = CancellationToken::new();
+        let drain = Drain::default();
         packet::send(&control, READY, &[], SendFlags::empty())?;
-        let (ended, answering) = (drain.clone(), runtime.handle().clone());
+        let control = Arc::new(control);
+        let (orders, drain_of_it) = (Arc::clone(&control), drain.clone());
+        let (answering, patience) = (runtime.handle().clone(), head.drain);
         std::thread::Builder::new()
             .name("sluice-control".to_owned())
             .spawn(move || {
-                let control = Arc::new(control);
-                let mut said = [0; PULSE.len()];
-                // Whatever else comes is the end.
-                while let Ok(Some(_)) = packet::receive(&*control, &mut said)
-                    && said == PULSE
-                {
-                    // By the threads that serve: when these stand still, there is no answer.
-                    let control = Arc::clone(&control);
-                    answering.spawn(async move {
-                        let sent = packet::send(&*control, PULSE, &[], SendFlags::DONTWAIT);
-                        if let Err(error) = sent {
-                            tracing::debug!(%error, "answering the supervisor");
-                        }
-                    });
-                }
-                ended.cancel();
+                obey(&orders, &drain_of_it, &answering);
+                drain_of_it.begin.cancel();
+                answering.spawn(async move {
+                    tokio::time::sleep(patience).await;
+                    drain_of_it.over.cancel();
+                });
             })?;
-        let served = runtime.block_on(bound.serve(Arc::new(context), drain));
+        let accepts_no_more = drain.accepts_no_more.clone();
+        runtime.spawn(async move {
+            accepts_no_more.cancelled().await;
+            answer(&control, HAND_OVER);
+        });
+        let served = runtime.block_on(bound.serve_until(Arc::new(context), drain));
         let lost = audit.close().lost;
         if lost > 0 {
             tracing::error!(lost, "records could not be handed over");
         }
         served.context("serving")?;
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Does what the supervisor says, until it says no more.
+fn obey(control: &Arc<OwnedFd>, drain: &Drain, runtime: &tokio::runtime::Handle) {
+    let mut said = [0; PULSE.len()];
+    while let Ok(Some(_)) = packet::receive(&**control, &mut said) {
+        if said == PULSE {
+            // By the threads that serve: when these stand still, there is no answer.
+            let control = Arc::clone(control);
+            runtime.spawn(async move { answer(&control, PULSE) });
+        } else if said == HAND_OVER {
+            drain.begin.cancel();
+        } else {
+            return;
+        }
+    }
+}
+
+fn answer(control: &OwnedFd, word: &[u8]) {
+    if let Err(error) = packet::send(control, word, &[], SendFlags::DONTWAIT) {
+        tracing::debug!(%error, "answering the supervisor");
     }
 }

@@ -15,7 +15,7 @@ use std::{
 use arc_swap::ArcSwap;
 use rustix::{
     io::{FdFlags, fcntl_setfd},
-    net::{Shutdown, sockopt},
+    net::{SendFlags, Shutdown, sockopt},
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
 use tokio::{runtime::Handle, sync::oneshot};
@@ -25,7 +25,7 @@ use super::{
     dialer::Dialer,
     identity::Identities,
     packet,
-    pulse::{self, Change},
+    pulse::{self, Change, HAND_OVER},
     start::{Head, Lines, READY, hand_over, observes},
     tries::Tries,
 };
@@ -72,6 +72,8 @@ struct Shared {
     ending: AtomicBool,
     /// Whether there is a worker that stands still.
     silent: AtomicBool,
+    /// Cancelled when the worker accepts no more, as it was told.
+    handed_over: CancellationToken,
     current: Mutex<Option<Grip>>,
 }
 
@@ -128,6 +130,28 @@ impl Keeper {
     /// Whether the worker answers when it is asked.
     pub(crate) fn answers(&self) -> bool {
         !self.shared.silent.load(Ordering::SeqCst)
+    }
+
+    /// Asks the worker to accept no more and let what is open go on; answers when it is so, or
+    /// when it does not come to it.
+    pub(crate) async fn hand_over(&self) {
+        self.shared.ending.store(true, Ordering::SeqCst);
+        self.shared.with(|worker| {
+            if let Err(error) = packet::send(&worker.control, HAND_OVER, &[], SendFlags::DONTWAIT) {
+                tracing::debug!(%error, "the worker cannot be told to hand over");
+            }
+        });
+        let handed = tokio::time::timeout(END, async {
+            tokio::select! {
+                () = self.shared.handed_over.cancelled() => {}
+                () = self.lost.cancelled() => {}
+            }
+        });
+        if handed.await.is_err() {
+            tracing::error!("the gateway's worker does not hand over, and is killed");
+            self.shared.with(kill);
+            self.lost.cancelled().await;
+        }
     }
 
     /// Asks the worker to finish, and waits for it for as long as it may take.
@@ -241,6 +265,7 @@ fn tell(keep: &Keep, shared: &Shared, change: Change) {
             ));
             shared.with(kill);
         }
+        Change::HandedOver => shared.handed_over.cancel(),
     }
 }
 

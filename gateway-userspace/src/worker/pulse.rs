@@ -3,7 +3,11 @@
 //! What is counted is time that this process waited, so that one which stood still itself, with
 //! its worker or without, finds nothing amiss when it goes on.
 
-use std::{io, os::fd::OwnedFd, time::Duration};
+use std::{
+    io,
+    os::fd::OwnedFd,
+    time::{Duration, Instant},
+};
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -15,6 +19,8 @@ use super::packet;
 
 /// What the worker is asked, and what it answers.
 pub(super) const PULSE: &[u8] = b"p";
+/// That the worker is to accept no more and let what is open go on, and its answer once it is so.
+pub(super) const HAND_OVER: &[u8] = b"h";
 /// How often it is asked.
 const EVERY: Duration = Duration::from_secs(1);
 /// Seconds without an answer after which it counts as standing still.
@@ -31,6 +37,15 @@ pub(super) enum Change {
     Answers,
     /// It has not answered for [`OVER`] seconds.
     Over,
+    /// It accepts no more, as it was told.
+    HandedOver,
+}
+
+/// What it said.
+enum Word {
+    Pulse,
+    HandedOver,
+    End,
 }
 
 /// Asks until the worker is gone, or told to finish. There is never more than one question that
@@ -42,33 +57,53 @@ pub(super) fn watch(control: &OwnedFd, mut tell: impl FnMut(Change)) -> io::Resu
             sent => sent?,
         }
         let mut missed = 0;
-        while !within(control, PollFlags::IN, EVERY)? {
-            missed += 1;
-            match missed {
-                SILENT => tell(Change::Silent),
-                OVER => tell(Change::Over),
-                _ => {}
+        loop {
+            match within(control, EVERY)? {
+                Some(Word::Pulse) => break,
+                Some(Word::HandedOver) => tell(Change::HandedOver),
+                Some(Word::End) => return Ok(()),
+                None => {
+                    missed += 1;
+                    match missed {
+                        SILENT => tell(Change::Silent),
+                        OVER => tell(Change::Over),
+                        _ => {}
+                    }
+                }
             }
-        }
-        let mut said = [0; PULSE.len()];
-        match packet::receive(control, &mut said)? {
-            Some(_) if said == PULSE => {}
-            Some(_) => return Err(io::ErrorKind::InvalidData.into()),
-            None => return Ok(()),
         }
         if missed >= SILENT {
             tell(Change::Answers);
         }
-        // That the other end is gone is seen without asking.
-        if within(control, PollFlags::empty(), EVERY)? {
-            return Ok(());
+        let next = Instant::now() + EVERY;
+        while let Some(word) = within(control, next.saturating_duration_since(Instant::now()))? {
+            match word {
+                // It was asked once.
+                Word::Pulse => return Err(io::ErrorKind::InvalidData.into()),
+                Word::HandedOver => tell(Change::HandedOver),
+                Word::End => return Ok(()),
+            }
         }
     }
 }
 
-fn within(control: &OwnedFd, events: PollFlags, time: Duration) -> io::Result<bool> {
+/// What it says within this time, if anything.
+fn within(control: &OwnedFd, time: Duration) -> io::Result<Option<Word>> {
+    if !readable(control, time)? {
+        return Ok(None);
+    }
+    let mut said = [0; PULSE.len()];
+    match packet::receive(control, &mut said)? {
+        Some(_) if said == PULSE => Ok(Some(Word::Pulse)),
+        Some(_) if said == HAND_OVER => Ok(Some(Word::HandedOver)),
+        Some(_) => Err(io::ErrorKind::InvalidData.into()),
+        None => Ok(Some(Word::End)),
+    }
+}
+
+fn readable(control: &OwnedFd, time: Duration) -> io::Result<bool> {
     let time = Timespec::try_from(time).map_err(io::Error::other)?;
-    match poll(&mut [PollFd::new(control, events)], Some(&time)) {
+    match poll(&mut [PollFd::new(control, PollFlags::IN)], Some(&time)) {
         // A signal: whoever asks does so again.
         Err(Errno::INTR) => Ok(false),
         ready => Ok(ready? > 0),

@@ -25,6 +25,9 @@ use crate::{
 /// How long it may take to let its connections end, and go.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// The word that another has taken over.
+pub(super) const HAND_OVER: Signal = Signal::SIGUSR1;
+
 /// What is there of it.
 #[derive(Debug)]
 pub(crate) struct Predecessor {
@@ -73,9 +76,39 @@ impl Predecessor {
         })
     }
 
+    /// Whether another session holds this one's cgroup, by links of its own.
+    pub(super) fn has_successor(session: &Session) -> anyhow::Result<bool> {
+        let root = bpffs::root()?;
+        let found = sessions::all().context("reading the sessions of this node")?;
+        Ok(found.iter().any(|found| {
+            found.session.run != session.run
+                && found.session.cgroup_id == session.cgroup_id
+                && Pins::adopt(&root, &found.session.run).cgroup_of("egress")
+                    == Some(session.cgroup_id)
+        }))
+    }
+
     /// Whether it still serves, or might.
     pub(crate) fn is_alive(&self) -> bool {
         sessions::is_supervisor(&self.session)
+    }
+
+    /// Tells its process that another has its sockets now. Comes back when it accepts no more; it
+    /// then lets what is open go on, and clears away after itself. One that does not do so is
+    /// ended.
+    pub(crate) fn hand_over(self) -> anyhow::Result<()> {
+        let pid = Pid::from_raw(i32::try_from(self.session.pid)?);
+        let deadline = Instant::now() + PATIENCE;
+        if self.is_alive() {
+            kill(pid, HAND_OVER).context("telling the process that served this agent")?;
+        }
+        while self.is_alive() && Instant::now() < deadline {
+            if !sessions::is_listed(&self.scratch) {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        self.end()
     }
 
     /// Ends its process, and removes what is left of it but for pins that moved on.

@@ -51,6 +51,7 @@ pub(super) async fn begin(
         port,
         pid: std::process::id(),
         started: Timestamp::now(),
+        sockets: Vec::new(),
     };
     Chronicle::begin(&plan.audit, subject, facts, &session, site.scratch()).await
 }
