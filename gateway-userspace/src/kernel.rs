@@ -24,6 +24,7 @@ mod passages;
 pub mod probe;
 mod processes;
 mod spec;
+mod tenure;
 mod unix;
 
 pub(crate) use abi::load_nothing;

@@ -14,6 +14,7 @@ pub mod puppet;
 pub mod receiver;
 pub mod skip;
 pub mod sniffer;
+pub mod still;
 pub mod vector;
 pub mod vectors;
 pub mod world;

@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use nix::sys::signal::Signal;
+use nix::{sys::signal::Signal, unistd::Pid};
 use sluice_tests::{
     agent::{field, pins, random, sweep},
     attachment::{Attachment, agents, call, refused},
@@ -20,6 +20,7 @@ use sluice_tests::{
     needs_root,
     puppet::{Puppet, Way},
     receiver::Receiver,
+    still,
     world::{ORIGIN4, ORIGIN6, World},
 };
 
@@ -480,7 +481,7 @@ fn agents_are_listed_with_their_level_and_state() -> Result<()> {
     );
 
     // One that stands still, and has for an hour.
-    attachment.signal(Signal::SIGSTOP)?;
+    still::stop(Pid::from_raw(i32::try_from(attachment.pid())?))?;
     let file = Path::new("/run/sluice")
         .join(attachment.name())
         .join("session.json");

@@ -4,13 +4,14 @@
 use std::process::Stdio;
 
 use anyhow::{Result, ensure};
-use nix::sys::signal::Signal;
+use nix::{sys::signal::Signal, unistd::Pid};
 use serde_json::Value;
 use sluice_tests::{
     agent::{Agent, field},
     deadline::wait_for,
     needs_root,
     skip::PYTHON,
+    still,
     vectors::pins,
     world::{ORIGIN4, World},
 };
@@ -124,7 +125,7 @@ fn what_finds_no_room_in_the_ledger_is_refused() -> Result<()> {
     let mut running = agent.spawn([PYTHON, "-c", ASK, &address, &count])?;
     running.wait_for_output("ready")?;
     // While it stands still nobody empties the ring.
-    running.signal(Signal::SIGSTOP)?;
+    still::stop(Pid::from_raw(i32::try_from(running.pid())?))?;
     running.say("go")?;
     let said = running.wait_for_output("refused ");
     running.signal(Signal::SIGCONT)?;

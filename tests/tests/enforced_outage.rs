@@ -25,6 +25,7 @@ use sluice_tests::{
     puppet::{Puppet, Way},
     receiver::Receiver,
     skip::PYTHON,
+    still,
     world::{ORIGIN4, World},
 };
 
@@ -81,7 +82,7 @@ fn a_gateway_that_stands_still_lets_nothing_out() -> Result<()> {
     is_served(&mut puppet, &receiver, "before")?;
     let supervisor = Pid::from_raw(i32::try_from(attachment.pid())?);
     for (who, pid) in [("worker", worker(&attachment)?), ("supervisor", supervisor)] {
-        kill(pid, Signal::SIGSTOP)?;
+        still::stop(pid)?;
         let held = puppet.hold(who, Way::Tcp, to(&receiver))?;
         let sent = puppet.once(Way::Udp, to(&receiver))?;
         let untouched = receiver.is_untouched(&world.node, to(&receiver).ip())?;
@@ -144,7 +145,7 @@ fn a_worker_that_stands_still_too_long_is_replaced() -> Result<()> {
     let attachment = Attachment::start(&world, &allowing(&receiver), ["--cgroup", &cgroup])?;
     is_served(&mut puppet, &receiver, "before")?;
     let first = worker(&attachment)?;
-    kill(first, Signal::SIGSTOP)?;
+    still::stop(first)?;
     let held = puppet.hold("meanwhile", Way::Tcp, to(&receiver))?;
     ensure!(held == "done", "it waits for the gateway: {held}");
     is_shown(&world, attachment.name(), "silent")?;

@@ -24,6 +24,7 @@ use sluice_tests::{
     netns::Netns,
     receiver::Receiver,
     skip::PYTHON,
+    still,
     world::{ORIGIN4, World},
 };
 
@@ -359,7 +360,7 @@ fn while_there_is_no_worker_nothing_gets_out() -> Result<()> {
     let (upstream, _) = wait_for("the control", || Ok(receiver.connection()?))?;
 
     // It stands still, so nobody starts another. The agent's request waits in vain.
-    kill(Pid::from_raw(first), Signal::SIGSTOP)?;
+    still::stop(Pid::from_raw(first))?;
     drop(upstream);
     running.wait_for_output("failed 0")?;
     running.say(&url)?;

@@ -117,11 +117,20 @@ pub(super) fn exchange_program(link: impl AsFd, program: impl AsFd) -> io::Resul
     bpf(LINK_UPDATE, &arguments).map(drop)
 }
 
-/// The id of the cgroup that a link goes to (`BPF_OBJ_GET_INFO_BY_FD`); 0 if the cgroup is gone.
+/// What a link to a cgroup ties together.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ends {
+    /// The id of the cgroup; 0 if it is gone.
+    pub(super) cgroup: u64,
+    /// The id of the program.
+    pub(super) program: u32,
+}
+
+/// What this link ties together (`BPF_OBJ_GET_INFO_BY_FD`).
 ///
 /// # Errors
 /// If it is no link to a cgroup.
-pub(super) fn cgroup_of_link(link: impl AsFd) -> io::Result<u64> {
+pub(super) fn ends_of_link(link: impl AsFd) -> io::Result<Ends> {
     const OBJ_GET_INFO_BY_FD: c_int = 15;
     const LINK_TYPE_CGROUP: u32 = 3;
     /// `struct bpf_link_info` as of a link to a cgroup.
@@ -163,7 +172,10 @@ pub(super) fn cgroup_of_link(link: impl AsFd) -> io::Result<u64> {
     if info.kind != LINK_TYPE_CGROUP {
         return Err(io::Error::from(io::ErrorKind::InvalidInput));
     }
-    Ok(info.cgroup)
+    Ok(Ends {
+        cgroup: info.cgroup,
+        program: info.program,
+    })
 }
 
 /// The id of a program on this hook of a cgroup that suffers no other beside it

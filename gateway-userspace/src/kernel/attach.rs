@@ -14,7 +14,7 @@ use std::{
 
 use aya::programs::{
     CgroupDevice, CgroupSkb, CgroupSock, CgroupSockAddr, CgroupSockopt, Program, ProgramError,
-    ProgramFd, RawTracePoint, SockOps,
+    RawTracePoint, SockOps,
     links::{FdLink, PinnedLink},
 };
 
@@ -57,14 +57,14 @@ pub(super) struct Place<'a> {
     pub(super) before: Option<&'a Path>,
 }
 
-/// Verifies a program and attaches it to a cgroup.
+/// Attaches a program to a cgroup that [`verify`] was happy with.
 pub(super) fn attach(
     name: &'static str,
-    program: &mut Program,
+    program: &Program,
     place: Place<'_>,
 ) -> Result<Attached, BoundaryError> {
     let attach_type = attach_type(name).ok_or(BoundaryError::Missing(name))?;
-    let descriptor = load(name, program)?;
+    let descriptor = program.fd().map_err(unverified(name))?;
     attach_loaded(name, descriptor.as_fd(), place, attach_type)
 }
 
@@ -95,7 +95,7 @@ pub(super) fn attach_loaded(
 /// removed is dead, whatever has its path now.
 fn taken_over(path: &Path, cgroup: u64) -> Option<OwnedFd> {
     let link = abi::open_pinned(path).ok()?;
-    (abi::cgroup_of_link(&link).ok()? == cgroup).then_some(link)
+    (abi::ends_of_link(&link).ok()?.cgroup == cgroup).then_some(link)
 }
 
 /// Why the kernel refuses a link; where somebody else's program is in the way, which.
@@ -182,20 +182,21 @@ fn attach_type(program: &str) -> Option<u32> {
     })
 }
 
-/// Has the kernel verify a program.
-fn load<'p>(name: &'static str, program: &'p mut Program) -> Result<&'p ProgramFd, BoundaryError> {
-    let failed = |source: ProgramError| BoundaryError::Program {
+fn unverified(program: &'static str) -> impl FnOnce(ProgramError) -> BoundaryError {
+    move |source| BoundaryError::Program {
         action: "verifying",
-        program: name,
+        program,
         source: Box::new(source),
-    };
+    }
+}
+
+/// Has the kernel verify a program for a cgroup.
+pub(super) fn verify(name: &'static str, program: &mut Program) -> Result<(), BoundaryError> {
     /// Loads a program of one of these kinds.
     macro_rules! load {
         ($($kind:ident),*) => {
-            $(if <&mut $kind>::try_from(&mut *program).is_ok() {
-                let program = <&mut $kind>::try_from(program).map_err(failed)?;
-                program.load().map_err(failed)?;
-                return program.fd().map_err(failed);
+            $(if let Ok(program) = <&mut $kind>::try_from(&mut *program) {
+                return program.load().map_err(unverified(name));
             })*
         };
     }

@@ -6,7 +6,7 @@ use aya::{
     Btf, Ebpf, EbpfError,
     maps::{Array, HashMap, MapData, MapError, SkStorage},
     programs::{
-        ProgramError,
+        Program, ProgramError,
         links::{LinkError, PinnedLink},
     },
 };
@@ -25,6 +25,7 @@ use super::{
     object,
     processes::{Members, Names, Processes},
     spec::{AgentSpec, Tells},
+    tenure::Tenure,
     unix,
 };
 
@@ -182,6 +183,9 @@ pub enum BoundaryError {
     /// Pins could not be had.
     #[error(transparent)]
     Bpffs(#[from] BpffsError),
+    /// What was just attached cannot be asked after.
+    #[error("asking which program is attached")]
+    Tenure(#[source] io::Error),
     /// A ring cannot be polled.
     #[error("polling a ring of the kernel half")]
     Poll(#[source] io::Error),
@@ -287,6 +291,10 @@ impl Boundary {
         inherits: bool,
         support: unix::Support,
     ) -> Result<(), BoundaryError> {
+        // Exchanging them takes no time then, and what is refused is so before any is exchanged.
+        for name in [GATEWAY_PROGRAM].iter().chain(&AGENT_PROGRAMS) {
+            attach::verify(name, self.program(name)?)?;
+        }
         let opened = gateway.open()?;
         let theirs = before.filter(|_| inherits);
         let id = match theirs {
@@ -398,11 +406,8 @@ impl Boundary {
 
     fn try_processes(&mut self, agent: &Cgroup) -> Result<(), BoundaryError> {
         for name in PROCESS_PROGRAMS {
-            let program = self
-                .ebpf
-                .program_mut(name)
-                .ok_or(BoundaryError::Missing(name))?;
-            let link = attach::trace(name, program, &self.pins.link(name))?;
+            let pin = self.pins.link(name);
+            let link = attach::trace(name, self.program(name)?, &pin)?;
             self.links.push(link);
         }
         let processes = Processes::new(self.take_map("PROCESSES")?)?;
@@ -437,7 +442,13 @@ impl Boundary {
         Ok(())
     }
 
-    /// Verifies one program, attaches it by a link, and pins the link.
+    fn program(&mut self, name: &'static str) -> Result<&mut Program, BoundaryError> {
+        self.ebpf
+            .program_mut(name)
+            .ok_or(BoundaryError::Missing(name))
+    }
+
+    /// Attaches one program by a link, and pins the link.
     fn attach(
         &mut self,
         name: &'static str,
@@ -451,11 +462,7 @@ impl Boundary {
             id,
             before: before.as_deref(),
         };
-        let program = self
-            .ebpf
-            .program_mut(name)
-            .ok_or(BoundaryError::Missing(name))?;
-        let link = attach::attach(name, program, place)?;
+        let link = attach::attach(name, self.program(name)?, place)?;
         let pin = self.pins.link(name);
         self.links.push(link.pin(name, &pin, place.before)?);
         Ok(())
@@ -501,6 +508,11 @@ impl Boundary {
             .take_map(name)
             .ok_or(BoundaryError::Missing(name))?;
         M::try_from(map).map_err(map_error(name))
+    }
+
+    /// Tells whether the programs are still those of this boundary.
+    pub(super) fn tenure(&self) -> Result<Tenure, BoundaryError> {
+        Tenure::begin(&self.pins).map_err(BoundaryError::Tenure)
     }
 
     /// Its pins.

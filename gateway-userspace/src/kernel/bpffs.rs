@@ -160,7 +160,10 @@ impl Pins {
     #[must_use]
     pub fn cgroup_of(&self, program: &str) -> Option<u64> {
         let link = abi::open_pinned(&self.link(program)).ok()?;
-        abi::cgroup_of_link(link).ok().filter(|id| *id != 0)
+        abi::ends_of_link(link)
+            .ok()
+            .map(|ends| ends.cgroup)
+            .filter(|id| *id != 0)
     }
 
     /// Removes every pin. What nobody else holds is detached by that.
@@ -220,8 +223,8 @@ fn sweep_attached(folder: &Path, cgroup: &Path) -> Result<(), BpffsError> {
     let alive = pinned.any(|link| {
         link.file_name() != "gateway_ops"
             && abi::open_pinned(&link.path())
-                .and_then(abi::cgroup_of_link)
-                .map_or(true, |id| id != 0)
+                .and_then(abi::ends_of_link)
+                .map_or(true, |ends| ends.cgroup != 0)
     });
     let served = !Cgroup::adopt(cgroup.to_owned()).is_empty().unwrap_or(true);
     if alive || served {

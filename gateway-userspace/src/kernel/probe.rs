@@ -51,7 +51,8 @@ pub fn programs(scratch: &Cgroup) -> Result<Vec<ProgramProbe>, BoundaryError> {
             optional: false,
             result: match ebpf.program_mut(name) {
                 // The link is dropped, and with it the attachment.
-                Some(program) => attach::attach(name, program, place).map(drop),
+                Some(program) => attach::verify(name, program)
+                    .and_then(|()| attach::attach(name, program, place).map(drop)),
                 None => Err(BoundaryError::Missing(name)),
             },
         })
