@@ -13,6 +13,8 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use sluice_tests::{
     agent::{Agent, Running, field, sluice},
+    attachment::{Attachment, agents},
+    cgroup::Group,
     deadline::wait_for,
     needs_root,
     skip::PYTHON,
@@ -166,12 +168,17 @@ fn is_active() -> bool {
         .is_ok_and(|modules| modules.trim().split(',').any(|module| module == "bpf"))
 }
 
-/// What `sluice doctor` finds of this.
-fn doctor(check: &str) -> Result<bool> {
+/// What `sluice doctor` finds.
+fn report() -> Result<Value> {
     let output = Command::new(sluice()?)
         .args(["doctor", "--json"])
         .output()?;
-    let report: Value = serde_json::from_slice(&output.stdout)?;
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+/// What it finds of this.
+fn doctor(check: &str) -> Result<bool> {
+    let report = report()?;
     let findings = report.get("findings").and_then(Value::as_array);
     let found = findings
         .context("findings")?
@@ -290,5 +297,50 @@ fn doctor_says_what_holds_and_not_what_is_attached() -> Result<()> {
     // Attached they are either way. What the calls of the other tests find is the proof.
     ensure!(doctor("LSM programs")? == is_active(), "of what holds");
     ensure!(doctor("leavers")?, "leavers are not killed");
+    Ok(())
+}
+
+/// Somebody who has nothing that stands in the way, and runs already: what is open to him depends
+/// on the security modules alone.
+#[test]
+fn who_runs_already_is_confined_only_with_them() -> Result<()> {
+    needs_root!();
+    let world = World::new()?;
+    let group = Group::new()?;
+    let mut bare = Command::new("setpriv");
+    bare.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
+        .args(["--no-new-privs", "--inh-caps=-all", "--bounding-set=-all"])
+        .args(["sleep", "3600"])
+        .stdin(Stdio::null());
+    let mut bare = bare.spawn().context("setpriv")?;
+    fs::write(group.path().join("cgroup.procs"), bare.id().to_string())?;
+    wait_for("it to have become nobody", || {
+        let name = fs::read_to_string(format!("/proc/{}/comm", bare.id()))?;
+        Ok((name.trim() == "sleep").then_some(()))
+    })?;
+    let cgroup = group.path().display().to_string();
+    let attachment = Attachment::start(&world, NOTHING, ["--cgroup", &cgroup])?;
+    let records = attachment.records()?;
+    let level = field(records.first().context("a session record")?, "assurance");
+    let listed = agents(&world)?;
+    let own = listed
+        .iter()
+        .find(|one| field(one, "run") == attachment.name())
+        .context("it is listed")?;
+    let expected = match is_active() {
+        true => "confined",
+        false => "partial",
+    };
+    ensure!(level == expected, "{records:#?}");
+    ensure!(field(own, "assurance") == level, "{own:#}");
+    ensure!(
+        field(own, "open").contains("families without a cgroup hook") != is_active(),
+        "{own:#}"
+    );
+    let report = report()?;
+    ensure!(field(&report, "attached") == level, "{report:#}");
+    attachment.detach()?;
+    bare.kill()?;
+    bare.wait()?;
     Ok(())
 }

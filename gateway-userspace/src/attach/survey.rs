@@ -33,8 +33,6 @@ pub struct Survey {
     pub processes: usize,
     /// Those that run as uid 0 of this host.
     pub as_root: usize,
-    /// Those without a seccomp filter.
-    pub unfiltered: usize,
     /// Those that may gain privileges by executing a file.
     pub may_gain: usize,
     /// Dangerous capabilities that any of them has in effect.
@@ -67,8 +65,7 @@ impl Survey {
         self.processes += 1;
         let effective_uid = field("Uid").split_whitespace().nth(1);
         self.as_root += usize::from(effective_uid == Some("0"));
-        // What cannot be read is no filter.
-        self.unfiltered += usize::from(field("Seccomp") != "2");
+        // What cannot be read is nothing that was taken away.
         self.may_gain += usize::from(field("NoNewPrivs") != "1");
         let held = u64::from_str_radix(field("CapEff"), 16).unwrap_or(u64::MAX);
         for capability in DANGEROUS {
@@ -105,12 +102,14 @@ pub fn assess(policy: &Policy, held: KernelHeld, survey: &Survey, closed: Closed
             survey.as_root, survey.processes
         ));
     }
-    if survey.unfiltered > 0 {
-        partial(format!(
-            "{} of {} processes have no seccomp filter: sockets of families without a cgroup hook \
-             can be opened where the kernel has them",
-            survey.unfiltered, survey.processes
-        ));
+    if !held.lsm {
+        // A seccomp filter that somebody else put on says nothing about families.
+        partial(
+            "sockets of families without a cgroup hook (vsock, packet, netlink and others that \
+             the kernel has), and network sockets received from others, which only the LSM \
+             programs refuse: boot with `bpf` in `lsm=`"
+                .to_owned(),
+        );
     }
     if survey.may_gain > 0 {
         partial(format!(
@@ -178,7 +177,12 @@ mod tests {
         for part in ["CAP_NET_RAW", "1 of 2 processes run as uid 0", "setuid"] {
             assert!(told.contains(part), "{part} in {told}");
         }
-        assert!(!told.contains("seccomp"), "{told}");
+        assert!(!told.contains("vsock"), "{told}");
+
+        let without = KernelHeld { lsm: false, ..HELD };
+        let families = assess(&policy(""), without, &Survey::default(), Closed::default());
+        assert_eq!(families.level, Assurance::Partial);
+        assert!(families.open.join("\n").contains("vsock"), "{families:?}");
 
         let sockets = Closed {
             other: 1,
@@ -205,7 +209,6 @@ mod tests {
     fn what_cannot_be_read_counts_as_open() {
         let mut survey = Survey::default();
         survey.add("");
-        assert_eq!(survey.unfiltered, 1);
         assert_eq!(survey.may_gain, 1);
         assert_eq!(survey.capabilities.len(), DANGEROUS.len());
     }

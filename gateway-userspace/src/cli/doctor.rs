@@ -5,6 +5,10 @@ use std::{path::Path, process::ExitCode, time::Duration};
 use serde::Serialize;
 
 use crate::{
+    attach::{
+        sockets::Closed,
+        survey::{self, Survey},
+    },
     kernel::{
         AgentSpec, Boundary, KernelHeld,
         bpffs::{self, Pins},
@@ -30,7 +34,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 ///
 /// Each program is loaded and attached to a scratch cgroup; a canary inside a real boundary tries
 /// to get out and must fail, and a first process is shut in as that of an agent would be. The
-/// level told is the one that such an agent reaches under a policy that opens nothing. The exit
+/// level told is the one that such an agent reaches under a policy that opens nothing; the second
+/// one is that of a process which already runs, and has nothing that stands in the way. The exit
 /// status is 0 when an agent can be confined here, 1 when it cannot. Needs root.
 #[derive(Debug, clap::Args)]
 pub struct DoctorCommand {
@@ -98,7 +103,11 @@ impl DoctorCommand {
     /// # Errors
     /// If the findings cannot be written.
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        let (findings, reached) = examine();
+        let Examined {
+            findings,
+            reached,
+            attached,
+        } = examine();
         let healthy = findings.iter().all(|found| found.ok || !found.required);
         let reached = reached.filter(|_| healthy);
         if self.json {
@@ -106,6 +115,7 @@ impl DoctorCommand {
                 "healthy": healthy,
                 "assurance": reached.as_ref().map(|reached| reached.level.label()),
                 "open": reached.map(|reached| reached.open),
+                "attached": attached.filter(|_| healthy).map(|attached| attached.level.label()),
                 "findings": findings,
             });
             println!("{report:#}");
@@ -124,6 +134,10 @@ impl DoctorCommand {
                 }
                 let level = reached.level.label();
                 println!("agents can be confined here, with assurance `{level}`");
+                if let Some(attached) = attached {
+                    let level = attached.level.label();
+                    println!("what already runs can be attached to, with `{level}` at best");
+                }
             } else {
                 println!("agents cannot be confined here; `sluice run` will refuse to start one");
             }
@@ -132,8 +146,16 @@ impl DoctorCommand {
     }
 }
 
-/// All that is looked at, and the level that an agent reaches.
-fn examine() -> (Vec<Finding>, Option<Assessment>) {
+/// All that was looked at, and what follows.
+struct Examined {
+    findings: Vec<Finding>,
+    /// What an agent reaches that is started here.
+    reached: Option<Assessment>,
+    /// What a process that already runs reaches at best.
+    attached: Option<Assessment>,
+}
+
+fn examine() -> Examined {
     let root = rustix::process::geteuid().is_root();
     let mut findings = vec![
         Finding::required(
@@ -169,7 +191,11 @@ fn examine() -> (Vec<Finding>, Option<Assessment>) {
             }
         ),
     });
-    let mut reached = None;
+    let mut examined = Examined {
+        findings: Vec::new(),
+        reached: None,
+        attached: None,
+    };
     if root {
         findings.push(Finding::required(
             "BPF file system",
@@ -188,11 +214,13 @@ fn examine() -> (Vec<Finding>, Option<Assessment>) {
             canary().map(|()| "could not get out".to_owned()),
             "do not run agents on this kernel",
         ));
-        let (tried, level) = tried();
-        findings.extend(tried);
-        reached = level;
+        examined = tried();
     }
-    (findings, reached)
+    findings.append(&mut examined.findings);
+    Examined {
+        findings,
+        ..examined
+    }
 }
 
 /// What follows where a kernel has no programs on unix sockets.
@@ -245,7 +273,7 @@ fn canary() -> anyhow::Result<()> {
 
 /// A real boundary, and what else it holds: tried by a process that leaves it, by one that does
 /// what only the LSM programs refuse, and by one that is shut in as an agent's first is.
-fn tried() -> ([Finding; 3], Option<Assessment>) {
+fn tried() -> Examined {
     let seen = in_scratch(|run, agent, gateway| {
         let policy = Policy::locked_down();
         let pins = Pins::create(&bpffs::root()?, run)?;
@@ -283,7 +311,7 @@ fn tried() -> ([Finding; 3], Option<Assessment>) {
             detail,
         }
     };
-    let findings = [
+    let findings = vec![
         launcher,
         tell(
             "leavers",
@@ -306,7 +334,15 @@ fn tried() -> ([Finding; 3], Option<Assessment>) {
             ],
         ),
     ];
-    (findings, reached)
+    let attached = seen.ok().map(|(_, held)| {
+        let nothing = Survey::default();
+        survey::assess(&Policy::locked_down(), held, &nothing, Closed::default())
+    });
+    Examined {
+        findings,
+        reached,
+        attached,
+    }
 }
 
 /// Shuts a process in as an agent's first is, which is never given the word to go on.

@@ -50,12 +50,7 @@ const MAY_SKIP: &[(&str, &str, &str)] = &[("enforced_unix::", "6.1", "no hooks o
 
 /// What runs where `bpf` is not among the security modules, by a part of the full name: there
 /// the other programs are the same as on that kernel with it.
-const WITHOUT_LSM: &[&str] = &[
-    "enforced_vectors::",
-    "enforced_observe::",
-    "enforced_lsm",
-    "enforced_level",
-];
+const WITHOUT_LSM: &[&str] = &["enforced_vectors::", "enforced_observe::", "enforced_lsm"];
 
 /// What does not run where `bpf` is among them, by a part of the full name: the LSM programs close
 /// there what these tests say is open without them. `enforced_lsm` proves that.

@@ -109,9 +109,14 @@ fn cells(report: &Report) -> Vec<Cell> {
             Some((check, mark.to_owned()))
         })
         .collect();
-    let level = doctor.and_then(|report| report.get("assurance")?.as_str());
-    if let Some(level) = level {
-        cells.push(("**level**".to_owned(), format!("`{level}`")));
+    for (key, row) in [
+        ("assurance", "**level**, `sluice run`"),
+        ("attached", "**level**, `sluice attach`, at best"),
+    ] {
+        let level = doctor.and_then(|report| report.get(key)?.as_str());
+        if let Some(level) = level {
+            cells.push((row.to_owned(), format!("`{level}`")));
+        }
     }
     let can = doctor.and_then(|report| report.get("healthy")?.as_bool());
     let can = if can == Some(true) { "yes" } else { "no" };
