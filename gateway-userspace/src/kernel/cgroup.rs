@@ -4,8 +4,14 @@ use std::{
     fs, io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
+    thread,
     time::{Duration, Instant},
 };
+
+/// Longest that a process which has ended may still be on its processor.
+const OFF_PROCESSOR: Duration = Duration::from_secs(1);
+/// How often something is looked at that nothing announces.
+const GLANCE: Duration = Duration::from_millis(1);
 
 /// Why a cgroup could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -202,7 +208,7 @@ impl Cgroup {
                     path: self.path.clone(),
                 });
             }
-            std::thread::sleep(Duration::from_millis(1));
+            thread::sleep(GLANCE);
         }
         Ok(())
     }
@@ -221,14 +227,23 @@ impl Cgroup {
         self.remove()
     }
 
-    /// Removes the cgroup. No process may be in it.
+    /// Removes the cgroup. No process may be in it; for one that has ended, which kernels from
+    /// 6.19 on count until it is off its processor, this waits for at most [`OFF_PROCESSOR`].
     ///
     /// # Errors
     /// If the kernel refuses.
     pub fn remove(&self) -> Result<(), CgroupError> {
-        match fs::remove_dir(&self.path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            result => result.map_err(CgroupError::io("removing cgroup", &self.path)),
+        let deadline = Instant::now() + OFF_PROCESSOR;
+        loop {
+            match fs::remove_dir(&self.path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                Err(error)
+                    if error.kind() == io::ErrorKind::ResourceBusy && Instant::now() < deadline =>
+                {
+                    thread::sleep(GLANCE);
+                }
+                result => return result.map_err(CgroupError::io("removing cgroup", &self.path)),
+            }
         }
     }
 }
