@@ -15,6 +15,8 @@ use std::{
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::kernel::bpffs;
+
 /// Folder of scratch folders, each of one session.
 pub const SCRATCH: &str = "/run/sluice";
 
@@ -87,7 +89,8 @@ pub enum Health {
     Silent,
     /// Its supervisor is gone: the agent is shut in, and nothing gets out.
     Abandoned,
-    /// Its cgroup was removed. Whatever is in one made again in its place is **not** confined.
+    /// Its cgroup was removed, and whatever is in one made again in its place is **not** confined;
+    /// or its supervisor is gone and its programs are too, and its agent is not either.
     Unheld,
 }
 
@@ -99,7 +102,7 @@ impl Health {
             Self::Serving => "serving",
             Self::Silent => "gateway not answering",
             Self::Abandoned => "gateway gone",
-            Self::Unheld => "NOT HELD: its cgroup was removed, attach to it again",
+            Self::Unheld => "NOT HELD: its cgroup or its programs were removed, attach to it again",
         }
     }
 }
@@ -217,6 +220,10 @@ fn read(scratch: &Path) -> io::Result<Option<Found>> {
     };
     let place = Place::of(&session);
     let supervised = is_supervisor(&session);
+    let place = match place {
+        Place::Same if !supervised && !bpffs::holds_links(&session.run) => Place::Bare,
+        place => place,
+    };
     let over = place == Place::Gone && !supervised;
     Ok((!over).then(|| Found {
         health: health(place, supervised, beat),
@@ -262,6 +269,8 @@ pub fn still_tells(scratch: &Path) -> bool {
 enum Place {
     /// That cgroup.
     Same,
+    /// That cgroup, and no program on it any more.
+    Bare,
     /// Another of the same path: links to the one before hold nothing in it.
     Remade,
     /// Nothing.
@@ -282,7 +291,7 @@ impl Place {
 
 fn health(place: Place, supervised: bool, beat: SystemTime) -> Health {
     match place {
-        Place::Remade | Place::Gone => Health::Unheld,
+        Place::Bare | Place::Remade | Place::Gone => Health::Unheld,
         Place::Same if !supervised => Health::Abandoned,
         Place::Same => match beat.elapsed() {
             Ok(silent) if silent > SILENCE => Health::Silent,

@@ -55,6 +55,29 @@ impl<'world> Attachment<'world> {
         policy: &str,
         target: impl IntoIterator<Item = S>,
     ) -> Result<Self> {
+        let mut attachment = Self::spawn(world, program, policy, target)?;
+        wait_for("the attachment", || {
+            let said = attachment.said()?;
+            if let Some(status) = attachment.child.try_wait()? {
+                bail!("status {}: {said}", shell_status(status));
+            }
+            Ok(said.contains("gateway on port").then_some(()))
+        })
+        .with_context(|| attachment.said().unwrap_or_default())?;
+        attachment.name = attachment.session()?;
+        Ok(attachment)
+    }
+
+    /// Starts one and does not wait for it; it has no name.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn spawn<S: AsRef<OsStr>>(
+        world: &'world World,
+        program: PathBuf,
+        policy: &str,
+        target: impl IntoIterator<Item = S>,
+    ) -> Result<Self> {
         let id = random()?;
         let policy = world.file(&format!("{id}.toml"), policy)?;
         let at = |ending: &str| world.scratch().join(format!("{id}.{ending}"));
@@ -70,29 +93,27 @@ impl<'world> Attachment<'world> {
             .stdout(Stdio::null())
             .stderr(File::create(&stderr)?);
         let child = world.node.run(|| command.spawn());
-        let mut attachment = Self {
+        Ok(Self {
             world,
             child: child.context("starting sluice attach")?,
             name: String::new(),
             audit,
             stderr,
-        };
-        wait_for("the attachment", || {
-            let said = attachment.said()?;
-            if let Some(status) = attachment.child.try_wait()? {
-                bail!("status {}: {said}", shell_status(status));
-            }
-            Ok(said.contains("gateway on port").then_some(()))
         })
-        .with_context(|| attachment.said().unwrap_or_default())?;
-        attachment.name = session_of(attachment.child.id(), "attach-")?;
-        Ok(attachment)
     }
 
     /// The name of the session.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The name of the session of one that was not waited for.
+    ///
+    /// # Errors
+    /// If it does not come so far that it has one.
+    pub fn session(&self) -> Result<String> {
+        session_of(self.child.id(), "attach-")
     }
 
     /// The process of `sluice`.

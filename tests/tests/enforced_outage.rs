@@ -290,6 +290,40 @@ fn without_its_pins_the_boundary_holds_and_the_operator_is_told() -> Result<()> 
     attachment.detach()
 }
 
+/// Once nobody holds the programs any more the agent is free, and nobody says that it is not.
+#[test]
+fn killed_and_without_its_pins_it_is_shown_as_not_held() -> Result<()> {
+    needs_root!();
+    let world = World::new()?;
+    let receiver = Receiver::listen(&world.origin, 0)?;
+    let group = Group::new()?;
+    let mut puppet = Puppet::start_in(&world, group.path())?;
+    let cgroup = group.path().display().to_string();
+    let policy = "schema = 1\nagent = \"outage\"\n";
+    let mut attachment = Attachment::start(&world, policy, ["--cgroup", &cgroup])?;
+    fs::remove_dir_all(pins(attachment.name()).context("pins")?)?;
+    let held = puppet.once(Way::Udp, to(&receiver))?;
+    ensure!(held == "EACCES", "while it serves: {held}");
+    is_shown(&world, attachment.name(), "serving")?;
+    attachment.end_by(Signal::SIGKILL)?;
+    is_shown(&world, attachment.name(), "unheld")?;
+    wait_for("who is free to get out", || {
+        puppet.once(Way::Udp, to(&receiver))?;
+        Ok(receiver.datagram()?)
+    })?;
+    // And attached to again, it is held.
+    let again = Attachment::start(&world, policy, ["--cgroup", &cgroup])?;
+    let held = puppet.once(Way::Udp, to(&receiver))?;
+    ensure!(held == "EACCES", "attached to again: {held}");
+    let before = attachment.name();
+    let listed = agents(&world)?;
+    ensure!(
+        !listed.iter().any(|one| field(one, "run") == before),
+        "{listed:#?}"
+    );
+    again.detach()
+}
+
 /// Attaches a program that allows everything to `connect4` of a cgroup, with these flags, and
 /// keeps it attached when it ends.
 const FOREIGN: &str = r#"

@@ -16,8 +16,8 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use sluice_tests::{
-    agent::{field, sluice},
-    attachment::Attachment,
+    agent::{field, pins, sluice},
+    attachment::{Attachment, agents},
     cgroup::Group,
     deadline::wait_for,
     needs_root,
@@ -317,4 +317,99 @@ fn after_a_death_the_port_stays_if_it_is_free() -> Result<()> {
         "it got out"
     );
     third.detach()
+}
+
+/// How far a take-over comes before it is killed.
+#[derive(Clone, Copy, Debug)]
+enum Cut {
+    /// Its link to this program is pinned.
+    Has(&'static str),
+    /// The one before is off the list.
+    HandedOver,
+}
+
+impl Cut {
+    /// Whether this one, which takes over from that session, has come so far.
+    fn is_reached(self, half: &Attachment<'_>, before: &str) -> Result<bool> {
+        Ok(match self {
+            Self::Has(program) => {
+                pins(&half.session()?).is_some_and(|pins| pins.join("links").join(program).exists())
+            }
+            Self::HandedOver => !Path::new("/run/sluice")
+                .join(before)
+                .join("session.json")
+                .exists(),
+        })
+    }
+}
+
+/// Wherever a take-over ends, nobody is free, and the next one serves; nothing is left of any.
+#[test]
+fn a_take_over_that_ends_half_way_is_made_good() -> Result<()> {
+    needs_root!();
+    let world = World::new()?;
+    let receiver = Receiver::listen(&world.origin, 0)?;
+    let denied = Receiver::listen(&world.origin, 0)?;
+    let address = |receiver: &Receiver| SocketAddr::new(IpAddr::V4(ORIGIN4), receiver.port());
+    let policy = format!(
+        "schema = 1\nagent = \"upgraded\"\n[[egress]]\nid = \"raw\"\n\
+         tcp = [\"{ORIGIN4}:{}\"]\nprivate = true\n",
+        receiver.port()
+    );
+    let group = Group::new()?;
+    let mut puppet = Puppet::start_in(&world, group.path())?;
+    let cgroup = group.path().display().to_string();
+    let target = ["--cgroup", &cgroup, "--replace"];
+    let mut now = Attachment::start(&world, &policy, target)?;
+    for cut in [
+        Cut::Has("gateway_ops"),
+        Cut::Has("connect4"),
+        Cut::Has("egress"),
+        Cut::Has("process_exec"),
+        Cut::HandedOver,
+    ] {
+        let mut half = Attachment::spawn(&world, sluice()?, &policy, target)?;
+        wait_for("the take-over", || {
+            Ok(cut.is_reached(&half, now.name())?.then_some(()))
+        })
+        .with_context(|| format!("{cut:?}: {:?}", half.said()))?;
+        half.signal(Signal::SIGKILL)?;
+        half.wait()?;
+        puppet.once(Way::Tcp, address(&denied))?;
+        ensure!(
+            denied.is_untouched(&world.node, address(&denied).ip())?,
+            "{cut:?}: it got out"
+        );
+
+        let next =
+            Attachment::start(&world, &policy, target).with_context(|| format!("after {cut:?}"))?;
+        let answered = thread::scope(|scope| {
+            let answer = scope.spawn(|| {
+                let (mut stream, _) = wait_for("what is allowed", || Ok(receiver.connection()?))?;
+                Ok::<_, anyhow::Error>(stream.write_all(b"answer")?)
+            });
+            let answered = puppet.once(Way::Tcp, address(&receiver));
+            answer.join().expect("no panic")?;
+            answered
+        });
+        let answered = answered.with_context(|| format!("after {cut:?}: {:?}", next.said()))?;
+        ensure!(answered == "answered", "after {cut:?}: {answered}");
+        let status = now.wait()?;
+        ensure!(status == 0, "{cut:?}: {status}: {}", now.said()?);
+        let listed = agents(&world)?;
+        let own: Vec<_> = listed
+            .iter()
+            .filter(|session| field(session, "cgroup") == cgroup)
+            .map(|session| field(session, "run"))
+            .collect();
+        ensure!(own == [next.name()], "{cut:?}: {listed:#?}");
+        now = next;
+    }
+    // Detached, nothing else holds it.
+    let left = now.name().to_owned();
+    now.detach()?;
+    puppet.once(Way::Tcp, address(&denied))?;
+    wait_for("who is free to get out", || Ok(denied.connection()?))?;
+    ensure!(pins(&left).is_none(), "its pins are left");
+    Ok(())
 }

@@ -123,11 +123,14 @@ impl AttachCommand {
         site: &Site,
         policy: Policy,
         cgroup: PathBuf,
-        predecessor: Option<Predecessor>,
+        mut predecessor: Option<Predecessor>,
     ) -> anyhow::Result<ExitCode> {
         // What can fail before anybody is confined, fails here.
         let audit = self.open_audit()?;
         let agent = Cgroup::adopt(cgroup);
+        if let Some(before) = &mut predecessor {
+            before.gather()?;
+        }
         let (bound, inherits) = self.listen(&agent, predecessor.as_ref())?;
         let port = port(&bound)?;
         let mut spec = AgentSpec::new(&policy, agent.id()?, port)?;
@@ -135,15 +138,16 @@ impl AttachCommand {
         if let Some(before) = alive.filter(|before| before.session.port != port) {
             spec = spec.draining(before.session.port);
         }
+        // Should it come no further, `sluice agents` shows who is shut in, the next one knows what
+        // to take over, and `detach` frees it.
+        let unfinished = describe(site, &policy, &agent, &unfinished(), port)?;
+        let pins = site.pins()?;
+        Entry::write(site.scratch(), &unfinished).context("writing the session's file")?;
         let before = predecessor.as_ref().map(|before| &before.pins);
-        let mut boundary =
-            Boundary::replace(&spec, &agent, &site.gateway, site.pins()?, before, inherits)?;
+        let mut boundary = Boundary::replace(&spec, &agent, &site.gateway, pins, before, inherits)?;
         // From here on nothing leaves the agent until the gateway's sockets are marked. Those that
         // were inherited are, and whoever connects to them waits.
         forward_logs(&mut boundary);
-        // Should it come no further, `sluice agents` shows who is shut in, and `detach` frees it.
-        let unfinished = describe(site, &policy, &agent, &unfinished(), port)?;
-        Entry::write(site.scratch(), &unfinished).context("writing the session's file")?;
         let takes_over = predecessor.is_some();
         match predecessor {
             Some(before) if inherits => before.hand_over()?,

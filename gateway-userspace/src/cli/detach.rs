@@ -38,7 +38,8 @@ impl DetachCommand {
                 self.name
             )
         })?;
-        if let Some(other) = meant.next() {
+        let cgroup = found.session.cgroup_id;
+        if let Some(other) = meant.find(|other| other.session.cgroup_id != cgroup) {
             anyhow::bail!(
                 "both {} and {} are agent `{}`; name one of them",
                 found.session.run,
@@ -52,7 +53,10 @@ impl DetachCommand {
             found.session.run
         );
         let (run, agent) = (found.session.run.clone(), found.session.agent.clone());
-        Predecessor::new(found)?.end()?;
+        // A take-over that ended half-way left two, each with some of the links.
+        Predecessor::all_of(cgroup)?
+            .into_iter()
+            .try_for_each(Predecessor::end)?;
         say::line(format_args!(
             "{agent} ({run}) is free: nothing confines it any more"
         ));

@@ -155,6 +155,26 @@ impl Pins {
         Ok(())
     }
 
+    /// Moves the links of another's here that are not here as well.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn gather(&self, other: &Self) -> Result<(), BpffsError> {
+        let links = other.folder.join("links");
+        let theirs = match fs::read_dir(&links) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            theirs => theirs.map_err(io_error("reading", &links))?,
+        };
+        for theirs in theirs {
+            let theirs = theirs.map_err(io_error("reading", &links))?;
+            let ours = self.folder.join("links").join(theirs.file_name());
+            if !ours.exists() {
+                fs::rename(theirs.path(), &ours).map_err(io_error("moving", &theirs.path()))?;
+            }
+        }
+        Ok(())
+    }
+
     /// The id of the cgroup that this program is attached to; none if it is not, or if the cgroup
     /// is gone with all its sockets.
     #[must_use]
@@ -265,6 +285,27 @@ fn has_pins(root: &Path, run: &OsStr) -> bool {
         fs::symlink_metadata(version.path().join(run))
             .map_or_else(|error| error.kind() != io::ErrorKind::NotFound, |_| true)
     })
+}
+
+/// Whether links of a run of this name are pinned, by this ABI version or another. What cannot be
+/// read counts.
+#[must_use]
+pub fn holds_links(run: &str) -> bool {
+    let there = |found: io::Result<fs::ReadDir>| match found {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        found => Some(found),
+    };
+    match there(fs::read_dir(Path::new(MOUNT_POINT).join("sluice"))) {
+        None => false,
+        Some(Err(_)) => true,
+        Some(Ok(versions)) => versions.flatten().any(|version| {
+            match there(fs::read_dir(version.path().join(run).join("links"))) {
+                None => false,
+                Some(Err(_)) => true,
+                Some(Ok(mut links)) => links.next().is_some(),
+            }
+        }),
+    }
 }
 
 /// Removes the cgroups of a run that is over. What is left is in nobody's way.

@@ -39,6 +39,10 @@ const LEFT_OUT: &[(&str, &str)] = &[
         "a hundred starts, each traced, take too long without hardware to help",
     ),
     (
+        "enforced_upgrade::a_take_over_that_ends_half_way",
+        "five take-overs that are cut off, with as many that mend it, take too long",
+    ),
+    (
         "enforced_terminal::",
         "keys take their time, and a terminal is the same on all of these kernels",
     ),

@@ -36,23 +36,51 @@ pub(crate) struct Predecessor {
     /// Its pins.
     pub(crate) pins: Pins,
     scratch: PathBuf,
+    /// Others that are gone, of take-overs that ended half-way. They may hold some of its links.
+    halves: Vec<Self>,
 }
 
 impl Predecessor {
-    /// The attachment to this very cgroup, if there is one.
+    /// The attachment to this very cgroup, if there is one: the one that serves, else the last.
     pub(crate) fn of(cgroup: &Path) -> anyhow::Result<Option<Self>> {
         let id = fs::metadata(cgroup)
             .with_context(|| format!("reading {}", cgroup.display()))?
             .ino();
+        let mut all = Self::all_of(id)?;
+        let alive = all.iter().filter(|one| one.is_alive()).count();
+        anyhow::ensure!(
+            alive <= 1,
+            "another `sluice attach` takes over {} right now; try again when one of them serves",
+            cgroup.display()
+        );
+        all.sort_by_key(|one| (one.is_alive(), one.session.started));
+        let Some(last) = all.pop() else {
+            return Ok(None);
+        };
+        Ok(Some(Self {
+            halves: all,
+            ..last
+        }))
+    }
+
+    /// All attachments to the cgroup of this id.
+    pub(crate) fn all_of(id: u64) -> anyhow::Result<Vec<Self>> {
         let found = sessions::all().context("reading the sessions of this node")?;
-        let found = found
+        found
             .into_iter()
             .filter(|found| found.session.origin == Origin::Attach)
-            .find(|found| found.session.cgroup_id == id);
-        Ok(match found {
-            Some(found) => Some(Self::new(found)?),
-            None => None,
-        })
+            .filter(|found| found.session.cgroup_id == id)
+            .map(Self::new)
+            .collect()
+    }
+
+    /// Takes up the links that other take-overs had, and left when they ended half-way.
+    pub(super) fn gather(&mut self) -> anyhow::Result<()> {
+        for half in std::mem::take(&mut self.halves) {
+            self.pins.gather(&half.pins)?;
+            half.end()?;
+        }
+        Ok(())
     }
 
     /// Ends the attachments to cgroups that were removed, and had this one's path: nobody needs to
@@ -73,6 +101,7 @@ impl Predecessor {
             session: found.session,
             pins,
             scratch: found.scratch,
+            halves: Vec::new(),
         })
     }
 
