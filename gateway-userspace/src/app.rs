@@ -12,10 +12,11 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use governor::clock::MonotonicClock;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     net::{TcpListener, TcpStream, UdpSocket},
-    sync::Semaphore,
+    sync::{Semaphore, SemaphorePermit},
     task::JoinSet,
     time::Instant,
 };
@@ -37,6 +38,8 @@ use crate::{
         failure::Failure,
         wire::reset_on_close,
     },
+    throttle::Throttle,
+    tls::{Connector, Terminator},
     worker::DialPath,
 };
 
@@ -44,6 +47,8 @@ use crate::{
 const BACKLOG: i32 = 1024;
 /// How often a port is tried that is to be free for TCP and UDP on all addresses.
 const PORT_TRIES: u32 = 32;
+/// Octets in which room for messages is counted; less is free.
+const PIECE: usize = 64 * 1024;
 /// Pause after a failed accept, such as for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -105,6 +110,10 @@ pub struct Context {
     pub assurance: Assurance,
     /// Resolves names.
     pub resolver: Resolver,
+    /// Ends TLS that agents open, where policy needs to see inside.
+    pub terminator: Terminator,
+    /// Opens TLS to upstreams then.
+    pub connector: Connector,
     /// Who opens connections to upstreams: this process itself, or its supervisor.
     pub dial: Option<DialPath>,
 }
@@ -325,7 +334,10 @@ impl Bound {
             counters: self.counters,
             admission: Arc::new(Admission::new(limits.connections_per_agent)),
             fold: Fold::default(),
+            throttle: Throttle::new(MonotonicClock),
             pins: Mutex::new(Pins::new(limits.pins_per_agent, limits.pin_lifetime)),
+            held: Arc::new(Semaphore::new(limits.held_bytes / PIECE)),
+            ahead: Arc::new(Semaphore::new(limits.bodies_ahead)),
             questions: Arc::new(Semaphore::new(limits.dns_in_flight)),
             context,
         });
@@ -383,11 +395,17 @@ pub(crate) struct Core {
     pub(crate) counters: Arc<Counters>,
     /// Room for DNS questions under way.
     pub(crate) questions: Arc<Semaphore>,
+    /// Room for messages that are not whole yet, in pieces of [`PIECE`].
+    held: Arc<Semaphore>,
+    /// Room for bodies that are read ahead.
+    ahead: Arc<Semaphore>,
     /// Cancelled when what is under way is to end.
     cut: CancellationToken,
     tasks: TaskTracker,
     admission: Arc<Admission>,
     fold: Fold,
+    /// How often agents did what.
+    pub(crate) throttle: Throttle,
     pins: Mutex<Pins>,
 }
 
@@ -395,6 +413,40 @@ impl Core {
     /// The policy as of now.
     pub(crate) fn policy(&self) -> Arc<Policy> {
         self.context.policy.load_full()
+    }
+
+    /// Waits for room to read a body ahead.
+    pub(crate) async fn room_ahead(&self) -> Result<SemaphorePermit<'_>, Failure> {
+        let patience = self.context.limits.idle_timeout;
+        match tokio::time::timeout(patience, self.ahead.acquire()).await {
+            Ok(Ok(room)) => Ok(room),
+            Ok(Err(_)) | Err(_) => Err(Failure::NoRoomAhead),
+        }
+    }
+
+    /// Sees to it that this much may be held in memory of something that is not whole yet; waits
+    /// for it where it is much.
+    pub(crate) async fn room_for<'a>(
+        &'a self,
+        octets: usize,
+        room: &mut Option<SemaphorePermit<'a>>,
+    ) -> Result<(), Failure> {
+        let has = room.as_ref().map_or(0, SemaphorePermit::num_permits);
+        let wants = octets / PIECE;
+        if wants <= has {
+            return Ok(());
+        }
+        let more = u32::try_from(wants - has).map_err(|_| Failure::NoRoomAhead)?;
+        let waiting = self.held.acquire_many(more);
+        let waited = tokio::time::timeout(self.context.limits.idle_timeout, waiting).await;
+        let Ok(Ok(more)) = waited else {
+            return Err(Failure::NoRoomAhead);
+        };
+        match room {
+            Some(room) => room.merge(more),
+            None => *room = Some(more),
+        }
+        Ok(())
     }
 
     /// The names for which this agent was given this address.

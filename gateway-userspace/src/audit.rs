@@ -30,7 +30,7 @@ use std::{net::SocketAddr, sync::Arc};
 use serde::{Deserialize, Serialize, Serializer};
 
 pub use config::{AuditConfig, MAX_CAPACITY, SyncPolicy, Target};
-pub use default_path::{NoStateDirectory, default_path};
+pub use default_path::{NoStateDirectory, default_path, state_folder};
 pub use handle::{Audit, Slot};
 pub use line::{GENESIS, MAX_LINE};
 pub use memory::MemoryLog;
@@ -104,6 +104,8 @@ pub enum Kind {
     Finding,
     /// A run of an agent: that it begins, and how it ended.
     Session,
+    /// The policy itself: another was put in force, or could not be.
+    Policy,
     /// Events of the kernel half, or records, that were lost; `repeated` says how many.
     Loss,
 }
@@ -160,6 +162,8 @@ pub struct Record {
     pub method: Option<String>,
     /// Path without the query.
     pub path: Option<String>,
+    /// Whether the gateway read what was said: false for what it relays unopened.
+    pub inspected: bool,
     /// Address that was dialled.
     pub upstream: Option<SocketAddr>,
     /// HTTP status that the agent saw.

@@ -9,6 +9,7 @@
 pub mod agents;
 pub mod attach;
 pub mod audit;
+mod ca;
 mod chronicle;
 pub mod detach;
 pub mod doctor;
@@ -44,6 +45,7 @@ enum Command {
     Detach(detach::DetachCommand),
     Agents(agents::AgentsCommand),
     Gateway(gateway::GatewayCommand),
+    Ca(ca::CaCommand),
     Doctor(doctor::DoctorCommand),
     Policy(policy::PolicyCommand),
     Audit(audit::AuditCommand),
@@ -71,6 +73,7 @@ impl Command {
             | Self::Detach(_)
             | Self::Agents(_)
             | Self::Gateway(_)
+            | Self::Ca(_)
             | Self::Doctor(_)
             | Self::Policy(_)
             | Self::Audit(_)
@@ -86,6 +89,7 @@ impl Command {
             Self::Detach(command) => command.run(),
             Self::Agents(command) => command.run(),
             Self::Gateway(command) => command.run(),
+            Self::Ca(command) => command.run(),
             Self::Doctor(command) => command.run(),
             Self::Policy(command) => command.run(),
             Self::Audit(command) => command.run(),

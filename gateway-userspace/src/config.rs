@@ -12,6 +12,15 @@ pub struct Limits {
     pub head_bytes: usize,
     /// Fields in a head or trailer. Default: 100.
     pub head_fields: usize,
+    /// Octets of a request body that is read before the decision, where a condition is about it;
+    /// a larger one counts as unread. Default: 1 MiB.
+    pub body_ahead: usize,
+    /// Octets that may be held of WebSocket messages that are not whole yet, over all connections;
+    /// those beyond wait. Default: 256 MiB.
+    pub held_bytes: usize,
+    /// Bodies that are read ahead at once; others wait, as long as a connection may be idle.
+    /// Default: 32.
+    pub bodies_ahead: usize,
     /// From the first octet of a head to its last, and how long a new connection may stay silent.
     /// Default: 10 s.
     pub head_timeout: Duration,
@@ -47,6 +56,9 @@ impl Default for Limits {
         Self {
             head_bytes: 64 * 1024,
             head_fields: 100,
+            held_bytes: 256 << 20,
+            bodies_ahead: 32,
+            body_ahead: 1024 * 1024,
             head_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_mins(5),
             connect_timeout: Duration::from_secs(10),

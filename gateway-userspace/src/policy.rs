@@ -16,33 +16,49 @@ use crate::{
 };
 
 mod address;
+mod bind;
+mod carry;
+mod condition;
 mod decide;
 mod dialable;
+mod facts;
 mod fault;
 mod hint;
 mod host_pattern;
 mod index;
+mod intersect;
 mod load;
+mod name_shape;
 mod path_pattern;
 mod pin;
 mod places;
 mod query;
+mod rate;
 mod report;
 mod rule;
 mod settings;
+mod test;
 
 pub use address::{AddressClass, classify};
+pub use bind::{Bind, Kubernetes};
+pub use carry::{BadCargo, NoFile};
+pub use condition::{BadCondition, Condition};
+pub use facts::{Content, Facts, OwnedFacts, Scheme};
 pub use fault::{Fault, Severity};
 pub use host_pattern::{BadPattern, HostPattern};
 pub use path_pattern::{BadPath, PathPattern};
 pub use places::Place;
 pub use query::{BadQuery, Query};
+pub use rate::{BadRate, Rate};
 pub use report::{PolicyErrors, Problem};
 pub use rule::{Outcome, Rule, Target, Traffic};
 pub(crate) use settings::Word;
 pub use settings::{
-    Direct, Dns, DnsMode, Inbound, Mode, Network, ProcessPolicy, UnixSockets, Upstream,
+    Action, ClientCertificate, Direct, Dns, DnsMode, Inbound, Inspect, Mode, Network,
+    ProcessPolicy, UnixSockets, Upstream, UpstreamProxy,
 };
+
+pub use test::{Coverage, Expectation, Finding, PolicyTest, TestResult, TestRun};
 
 use index::Index;
 
@@ -55,6 +71,8 @@ pub struct Policy {
     inner: Arc<Compiled>,
     agent: AgentId,
     mode: Mode,
+    /// The node's policy, which narrows this one.
+    node: Option<Arc<intersect::Node>>,
 }
 
 /// What a file was compiled to.
@@ -68,8 +86,13 @@ struct Compiled {
     process: ProcessPolicy,
     dns: Dns,
     upstream: Upstream,
+    inspect: Inspect,
+    requests: Option<Rate>,
+    bind: Bind,
+    attached: carry::Attached,
     rules: Vec<Rule>,
     index: Index,
+    tests: Vec<PolicyTest>,
     warnings: PolicyErrors,
     source: String,
 }
@@ -83,18 +106,24 @@ impl Policy {
         load::file(path)
     }
 
-    /// Compiles a text; `name` stands for the file in errors.
+    /// Compiles a text that names no files; `name` stands for the file in errors.
     ///
     /// # Errors
     /// [`PolicyErrors`] with all that is wrong with it.
     pub fn parse(name: &str, text: &str) -> Result<Self, PolicyErrors> {
-        load::bytes(name, text.as_bytes())
+        load::bytes(name, text.as_bytes(), carry::Files::Nowhere)
     }
 
     /// The shipped policy that allows nothing.
     #[must_use]
     pub fn locked_down() -> Self {
         Self::parse("locked-down.toml", LOCKED_DOWN).expect("a test parses the shipped policies")
+    }
+
+    /// The JSON Schema of policy files (2020-12), for editors.
+    #[must_use]
+    pub fn json_schema() -> serde_json::Value {
+        load::json_schema()
     }
 
     /// Whom it governs.
@@ -109,7 +138,7 @@ impl Policy {
         self.inner.digest
     }
 
-    /// The text it was compiled from, for a process that compiles it again.
+    /// The text it was compiled from.
     #[must_use]
     pub fn source(&self) -> &str {
         &self.inner.source
@@ -117,14 +146,34 @@ impl Policy {
 
     /// Whether refusals are carried out.
     #[must_use]
-    pub const fn mode(&self) -> Mode {
+    pub fn mode(&self) -> Mode {
+        self.joint_mode()
+    }
+
+    /// Whether this policy itself observes, whatever the node's does.
+    #[must_use]
+    pub(crate) const fn own_mode(&self) -> Mode {
         self.mode
+    }
+
+    /// Whom the daemon puts under it.
+    #[must_use]
+    pub fn bind(&self) -> &Bind {
+        &self.inner.bind
     }
 
     /// The same policy for an agent of another name.
     #[must_use]
     pub fn with_agent(mut self, agent: AgentId) -> Self {
-        self.agent = agent;
+        self.agent = agent.clone();
+        self.node = self.node.map(|node| {
+            Arc::new(intersect::Node {
+                policy: node.policy.clone().with_agent(agent),
+                network: node.network.clone(),
+                process: node.process.clone(),
+                dns: node.dns.clone(),
+            })
+        });
         self
     }
 
@@ -138,31 +187,50 @@ impl Policy {
     /// The weakest boundary under which the agent may start. Default: partial.
     #[must_use]
     pub fn assurance(&self) -> Assurance {
-        self.inner.assurance
+        let own = self.inner.assurance;
+        let node = self.node.as_ref().map(|node| node.policy.assurance());
+        node.map_or(own, |node| node.max(own))
     }
 
     /// What the kernel half does.
     #[must_use]
     pub fn network(&self) -> &Network {
-        &self.inner.network
+        self.node
+            .as_ref()
+            .map_or(&self.inner.network, |node| &node.network)
     }
 
     /// What the launcher leaves to the agent's processes.
     #[must_use]
     pub fn process(&self) -> &ProcessPolicy {
-        &self.inner.process
+        self.node
+            .as_ref()
+            .map_or(&self.inner.process, |node| &node.process)
     }
 
     /// Which DNS questions are answered.
     #[must_use]
     pub fn dns(&self) -> &Dns {
-        &self.inner.dns
+        self.node.as_ref().map_or(&self.inner.dns, |node| &node.dns)
     }
 
     /// How the gateway reaches what it dials.
     #[must_use]
     pub fn upstream(&self) -> &Upstream {
         &self.inner.upstream
+    }
+
+    /// How many requests the agent may make, whatever allows them: by this policy and by the
+    /// node's. Default: no limit.
+    pub fn requests(&self) -> impl Iterator<Item = Rate> {
+        let node = self
+            .node
+            .as_ref()
+            .and_then(|node| node.policy.inner.requests);
+        let own = self.inner.requests;
+        // The same rate twice is one count.
+        own.into_iter()
+            .chain(node.filter(|node| Some(*node) != own))
     }
 
     /// The rules, in the order of the file.
@@ -180,7 +248,12 @@ impl Policy {
     /// Names that raw TCP rules name exactly with this port: a raw connection is recognised by
     /// the addresses that they have.
     pub fn tcp_names(&self, port: u16) -> impl Iterator<Item = &HostName> {
-        self.inner.index.tcp_names(port)
+        let node = self.node.as_ref();
+        let node = node.map(|node| node.policy.inner.index.tcp_names(port));
+        self.inner
+            .index
+            .tcp_names(port)
+            .chain(node.into_iter().flatten())
     }
 
     /// Whether some raw TCP rule names hosts of this port by a wildcard, so that only names that
@@ -195,6 +268,65 @@ impl Policy {
     #[must_use]
     pub fn sniffs(&self, port: u16) -> bool {
         self.inner.index.has_web(port)
+            || self
+                .node
+                .as_ref()
+                .is_some_and(|node| node.policy.sniffs(port))
+    }
+
+    /// Whether some rule that covers this place has a condition on the body.
+    #[must_use]
+    pub fn wants_body(&self, host: &Host, port: u16) -> bool {
+        let node = self.node.as_ref();
+        node.is_some_and(|node| node.policy.wants_body(host, port))
+            || self.any_at(host, port, |rule| {
+                rule.when.as_ref().is_some_and(Condition::needs_body)
+            })
+    }
+
+    /// Whether TLS to this place is opened. A rule that covers it with `inspect = "never"` keeps
+    /// it shut, whatever others say.
+    #[must_use]
+    pub fn inspects(&self, host: &Host, port: u16) -> bool {
+        let policies = || std::iter::once(self).chain(self.node.as_ref().map(|it| &it.policy));
+        let shut = |rule: &Rule| rule.inspect == Some(Inspect::Never);
+        !policies().any(|policy| policy.any_at(host, port, shut))
+            && policies().any(|policy| policy.opens(host, port))
+    }
+
+    /// Whether this policy itself has TLS to this place opened.
+    fn opens(&self, host: &Host, port: u16) -> bool {
+        let root = self.inner.inspect;
+        let says = |wanted| move |rule: &Rule| rule.inspect == Some(wanted);
+        root == Inspect::Always
+            || self.any_at(host, port, says(Inspect::Always))
+            || self.any_at(host, port, |rule| {
+                rule.inspect.unwrap_or(root) == Inspect::Auto && rule.needs_inspection()
+            })
+    }
+
+    /// Whether TLS to this place may be opened, though no rule needs it.
+    #[must_use]
+    pub fn may_inspect(&self, host: &Host, port: u16) -> bool {
+        let shut = |rule: &Rule| rule.inspect.unwrap_or(self.inner.inspect) == Inspect::Never;
+        !self.any_at(host, port, shut) && self.inner.inspect != Inspect::Never
+    }
+
+    /// Whether one of the rules that cover this place is like that.
+    fn any_at(&self, host: &Host, port: u16, like: impl Fn(&Rule) -> bool) -> bool {
+        let mut found = false;
+        self.inner
+            .index
+            .visit(&Request::Connect { host, port }, |slot| {
+                let rule = self.rules().get(slot.rule);
+                found |= rule.is_some_and(|rule| {
+                    let target = rule.targets.get(slot.target);
+                    target.is_some_and(|target| {
+                        target.hosts.covers(host) && target.ports.binary_search(&port).is_ok()
+                    }) && like(rule)
+                });
+            });
+        found
     }
 }
 
@@ -238,6 +370,8 @@ pub enum Request<'a> {
         method: &'a str,
         /// Path as it goes upstream, without the query.
         path: &'a str,
+        /// What else is known of it.
+        facts: &'a Facts<'a>,
     },
     /// TLS that is relayed unopened.
     Tls {
@@ -288,8 +422,20 @@ pub enum DenyReason {
     MethodNotAllowed,
     /// A rule names host, port and method, but not this path.
     PathNotAllowed,
-    /// A rule would allow it only after looking inside TLS, which this build cannot do.
+    /// A rule could decide only after looking inside TLS, or into bytes that are not opened.
     NeedsInspection,
+    /// A rule refuses it.
+    DeniedByRule,
+    /// A rule wants a human to be asked first.
+    ApprovalRequired,
+    /// A rule covers it, but not as the opening of a WebSocket.
+    WebsocketNotAllowed,
+    /// A rule covers it, under a condition that does not hold.
+    ConditionNotMet,
+    /// A rule covers it, under a condition that could not be evaluated.
+    ConditionFailed,
+    /// A rule allows it, only not as often.
+    RateLimited,
     /// The name resolved to a private, loopback, link-local or other non-public address.
     PrivateAddress,
     /// The address is a cloud metadata service's.
@@ -300,6 +446,12 @@ pub enum DenyReason {
     DnsOff,
     /// The policy refuses this DNS record type.
     DnsType,
+    /// A DNS name has a longer label than the policy answers.
+    DnsLabel,
+    /// A DNS name is longer than the policy answers.
+    DnsName,
+    /// A DNS name looks more random than the policy answers.
+    DnsEntropy,
 }
 
 impl DenyReason {
@@ -312,13 +464,46 @@ impl DenyReason {
             Self::MethodNotAllowed => "method_not_allowed",
             Self::PathNotAllowed => "path_not_allowed",
             Self::NeedsInspection => "needs_inspection",
+            Self::DeniedByRule => "denied_by_rule",
+            Self::ApprovalRequired => "approval_required",
+            Self::WebsocketNotAllowed => "websocket_not_allowed",
+            Self::ConditionNotMet => "condition_not_met",
+            Self::ConditionFailed => "condition_failed",
+            Self::RateLimited => "rate_limited",
             Self::PrivateAddress => "private_address",
             Self::MetadataAddress => "metadata_address",
             Self::NoAddress => "no_address",
             Self::DnsOff => "dns_off",
             Self::DnsType => "dns_type",
+            Self::DnsLabel => "dns_label",
+            Self::DnsName => "dns_name",
+            Self::DnsEntropy => "dns_entropy",
         }
     }
+}
+
+impl Word for DenyReason {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        (Self::NoRule.label(), Self::NoRule),
+        (Self::PortNotAllowed.label(), Self::PortNotAllowed),
+        (Self::MethodNotAllowed.label(), Self::MethodNotAllowed),
+        (Self::PathNotAllowed.label(), Self::PathNotAllowed),
+        (Self::NeedsInspection.label(), Self::NeedsInspection),
+        (Self::DeniedByRule.label(), Self::DeniedByRule),
+        (Self::ApprovalRequired.label(), Self::ApprovalRequired),
+        (Self::WebsocketNotAllowed.label(), Self::WebsocketNotAllowed),
+        (Self::ConditionNotMet.label(), Self::ConditionNotMet),
+        (Self::ConditionFailed.label(), Self::ConditionFailed),
+        (Self::RateLimited.label(), Self::RateLimited),
+        (Self::PrivateAddress.label(), Self::PrivateAddress),
+        (Self::MetadataAddress.label(), Self::MetadataAddress),
+        (Self::NoAddress.label(), Self::NoAddress),
+        (Self::DnsOff.label(), Self::DnsOff),
+        (Self::DnsType.label(), Self::DnsType),
+        (Self::DnsLabel.label(), Self::DnsLabel),
+        (Self::DnsName.label(), Self::DnsName),
+        (Self::DnsEntropy.label(), Self::DnsEntropy),
+    ];
 }
 
 /// A refusal, with what the caller can do about it.
@@ -338,8 +523,32 @@ pub struct Denial {
 pub enum Decision {
     /// Allowed, once the addresses are known to be fit.
     Allow(Grant),
+    /// A human must be asked first. As long as nothing can ask, it is a refusal.
+    Approve(Denial),
     /// Refused.
     Deny(Denial),
+}
+
+impl Decision {
+    /// The grant, where nobody has to be asked.
+    ///
+    /// # Errors
+    /// The refusal otherwise.
+    pub fn granted(self) -> Result<Grant, Denial> {
+        match self {
+            Self::Allow(grant) => Ok(grant),
+            Self::Approve(denial) | Self::Deny(denial) => Err(denial),
+        }
+    }
+
+    /// Whether rules allow it, so that nothing is refused or only observed.
+    #[must_use]
+    pub const fn is_allowed(&self) -> bool {
+        match self {
+            Self::Allow(grant) => grant.observed.is_none(),
+            Self::Approve(_) | Self::Deny(_) => false,
+        }
+    }
 }
 
 /// An allowed request whose addresses are not known yet. Only this module makes one.
@@ -347,9 +556,20 @@ pub enum Decision {
 pub struct Grant {
     rule: Option<RuleId>,
     private: Option<PrivateLeave>,
+    /// How often the rule allows it, and whether it insists.
+    limit: Option<(Rate, Mode)>,
     /// Whether unfit addresses pass.
     observes: bool,
     observed: Option<Denial>,
+    /// What the node's policy leaves open.
+    node: Option<NodeLeave>,
+}
+
+/// What a node's policy adds to the addresses of a grant.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct NodeLeave {
+    private: Option<PrivateLeave>,
+    observes: bool,
 }
 
 /// What `private = true` on a rule that allows the request adds.
@@ -365,10 +585,19 @@ struct PrivateLeave {
 pub struct Permit {
     rule: Option<RuleId>,
     addresses: Vec<SocketAddr>,
+    /// Behind a proxy at these addresses: the place to ask it for.
+    beyond: Option<(Host, u16)>,
     observed: Option<Denial>,
 }
 
 impl Permit {
+    /// The place that the proxy at these addresses is to be asked for; none where they are the
+    /// upstream's own.
+    #[must_use]
+    pub const fn beyond(&self) -> Option<&(Host, u16)> {
+        self.beyond.as_ref()
+    }
+
     /// The rule that allowed it; none where observe mode let a refusal pass.
     #[must_use]
     pub const fn rule(&self) -> Option<&RuleId> {

@@ -13,14 +13,21 @@ mod dial;
 pub(crate) mod entry;
 mod exchange;
 pub(crate) mod failure;
+mod hello;
 mod http1;
+mod http2;
+mod inspect;
+mod look;
+mod pipe;
 mod raw;
 mod reply;
 mod session;
 mod sniff;
+mod standing;
 mod tls;
 mod tunnel;
 mod upstream;
+mod websocket;
 pub(crate) mod wire;
 
 use std::net::SocketAddr;
@@ -28,7 +35,7 @@ use std::net::SocketAddr;
 use tokio::{net::TcpStream, time::Instant};
 
 pub use admission::Counters;
-pub(crate) use authorize::authorize;
+pub(crate) use authorize::{authorize, authorize_there};
 pub(crate) use dial::dial_address;
 
 use self::{
@@ -36,7 +43,7 @@ use self::{
     sniff::{Opening, sniff},
     wire::Wire,
 };
-use crate::{app::Core, audit::Kind, dns, identity::Peer, policy::Decision};
+use crate::{app::Core, audit::Kind, dns, identity::Peer};
 
 /// Port of TLS that comes without a destination, to the gateway's own port.
 const TLS_PORT: u16 = 443;
@@ -63,7 +70,8 @@ pub(crate) async fn serve(core: &Core, stream: TcpStream, peer: &Peer) {
 /// A connection to the gateway's own port.
 async fn explicit(core: &Core, peer: &Peer, mut agent: Wire, deadline: Instant) {
     match sniff(&mut agent, &core.context.limits).await {
-        Opening::Http => {
+        // HTTP/2 without TLS is told that a proxy is asked in HTTP/1.1.
+        Opening::Http | Opening::Http2 => {
             let session = Session::new(core, peer, Scope::Explicit, agent, deadline);
             if let Some((host, port, agent)) = session.run().await {
                 connect::serve(core, peer, agent, &host, port, deadline).await;
@@ -89,11 +97,7 @@ async fn redirected(
     let policy = core.policy();
     // Before a byte is read: with some protocols the server speaks first.
     let decision = raw::judge(core, &policy, peer, destination).await;
-    let goes_raw = match &decision {
-        Decision::Allow(grant) => grant.observed().is_none(),
-        Decision::Deny(_) => false,
-    };
-    if goes_raw || !policy.sniffs(destination.port()) {
+    if decision.is_allowed() || !policy.sniffs(destination.port()) {
         return raw::serve(core, &policy, peer, agent, destination, decision, deadline).await;
     }
     match sniff(&mut agent, &core.context.limits).await {
@@ -101,6 +105,10 @@ async fn redirected(
             let scope = Scope::Redirected(destination);
             // CONNECT belongs to the gateway's own port; this scope never asks for it.
             let _no_connect = Session::new(core, peer, scope, agent, deadline).run().await;
+        }
+        Opening::Http2 => {
+            let scope = Scope::Redirected(destination);
+            http2::serve(core, peer, &scope, agent.into_pipe(), None, deadline).await;
         }
         Opening::Tls => {
             let (port, address) = (destination.port(), Some(destination.ip()));

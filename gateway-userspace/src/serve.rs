@@ -16,9 +16,11 @@ use crate::{
     kernel::{Boundary, Denials, KernelIdentity, Passages},
     ledger::Ledger,
     policy::Policy,
+    tls::IssuerText,
     worker::{
         identity::Identities,
         keeper::{Keep, Keeper},
+        policies::Policies,
     },
 };
 
@@ -38,6 +40,8 @@ pub struct Plan {
     pub assurance: Assurance,
     /// Path of the agent's cgroup within the hierarchy, beginning with `/`.
     pub within: String,
+    /// Makes the certificates with which TLS is opened.
+    pub issuer: IssuerText,
     /// How long connections may go on once this is to end.
     pub drain: Duration,
 }
@@ -63,6 +67,7 @@ impl Serving {
             audit,
             assurance,
             within,
+            issuer,
             drain: patience,
         } = plan;
         let subject = Subject {
@@ -90,12 +95,13 @@ impl Serving {
             .context("reading the system's DNS configuration")?
             .servers();
         let keep = Keep {
-            policy,
+            policies: Policies::new(policy),
             audit,
             subject,
             drain: patience,
             identities: Arc::new(Identities::new(Arc::clone(&identify))),
             servers,
+            issuer,
         };
         let keeper = Keeper::begin(keep, bound)
             .await
@@ -122,6 +128,14 @@ impl Serving {
     /// Waits until the gateway's workers have died once too often. Nothing leaves the agent then.
     pub async fn lost(&self) {
         self.keeper.lost().await;
+    }
+
+    /// Puts another policy in force, in the gateway; what the kernel half was told stays.
+    ///
+    /// # Errors
+    /// Why the one before stays in force.
+    pub async fn reload(&self, policy: &Policy) -> anyhow::Result<()> {
+        Ok(self.keeper.reload(policy).await?)
     }
 
     /// Accepts no more, since another gateway has the same sockets now. What is open goes on; the

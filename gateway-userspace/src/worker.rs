@@ -12,6 +12,7 @@ pub mod inside;
 pub(crate) mod keeper;
 mod names;
 pub(crate) mod packet;
+pub(crate) mod policies;
 mod pulse;
 mod start;
 mod tries;

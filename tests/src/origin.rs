@@ -120,6 +120,27 @@ impl Origin {
         run(Command::new("chmod").args(["-R", "a+rX"]).arg(&self.folder))
     }
 
+    /// Where the files lie that it serves.
+    #[must_use]
+    pub fn files(&self) -> PathBuf {
+        self.folder.join("files")
+    }
+
+    /// The certificate that it shows, with its key.
+    #[must_use]
+    pub fn certificate(&self) -> [PathBuf; 2] {
+        ["server.pem", "server.key"].map(|name| self.folder.join(name))
+    }
+
+    /// In which protocol nginx was asked so far: lines of `HTTP/2.0 /path`.
+    ///
+    /// # Errors
+    /// If its log cannot be read.
+    pub fn protocols(&self) -> Result<Vec<String>> {
+        let log = fs::read_to_string(self.folder.join("spoken.log"))?;
+        Ok(log.lines().map(str::to_owned).collect())
+    }
+
     /// What nginx was asked so far: lines of `METHOD scheme://host/path address`.
     ///
     /// # Errors
@@ -159,8 +180,11 @@ error_log error.log;
 events { worker_connections 2048; }
 http {
     log_format witness '$request_method $scheme://$host$request_uri $server_addr';
+    log_format spoken '$server_protocol $request_uri';
+    access_log spoken.log spoken;
     access_log access.log witness;
     default_type application/octet-stream;
+    types { text/html html; application/json json; }
     client_body_temp_path body;
     proxy_temp_path proxy;
     fastcgi_temp_path fastcgi;
@@ -170,8 +194,8 @@ http {
     server {
         listen 80 backlog=2048;
         listen [::]:80 backlog=2048;
-        listen 443 ssl backlog=2048;
-        listen [::]:443 ssl backlog=2048;
+        listen 443 ssl http2 backlog=2048;
+        listen [::]:443 ssl http2 backlog=2048;
         ssl_certificate server.pem;
         ssl_certificate_key server.key;
         root files;

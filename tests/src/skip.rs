@@ -103,6 +103,20 @@ pub fn node() -> Option<PathBuf> {
     None
 }
 
+/// The folder of a package that test agents run on Node; none with a word about it.
+#[must_use]
+pub fn node_package(name: &str) -> Option<PathBuf> {
+    let packages = target()?.join("tools/node-packages/node_modules");
+    let found = packages.join(name);
+    if found.join("package.json").is_file() {
+        return Some(found);
+    }
+    because(&format!(
+        "there is no package {name} for Node; `cargo xtask setup` sees to it"
+    ));
+    None
+}
+
 /// `PATH`, the administrator's programs, and what setup unpacked beside the build.
 fn search_path() -> Vec<PathBuf> {
     let mut folders: Vec<PathBuf> = Vec::new();

@@ -9,12 +9,19 @@ mod direct {
     mod drain;
     mod framing;
     mod http;
+    mod http2;
+    mod http2_floods;
+    mod inspect;
     mod limits;
     mod origin;
     mod raw;
     mod refused;
     mod resolve;
     mod rig;
+    mod secure;
+    mod throttle;
     mod tls;
     mod tools;
+    mod upstream_proxy;
+    mod websocket;
 }

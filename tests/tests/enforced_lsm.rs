@@ -3,13 +3,14 @@
 //! says so.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::Path,
     process::{Command, Stdio},
 };
 
 use anyhow::{Context as _, Result, ensure};
+use gateway_userspace::kernel::LSM_PROGRAMS;
 use serde_json::Value;
 use sluice_tests::{
     agent::{Agent, Running, field, sluice},
@@ -18,6 +19,7 @@ use sluice_tests::{
     deadline::wait_for,
     needs_root,
     skip::PYTHON,
+    vectors::pins,
     world::World,
 };
 
@@ -289,6 +291,41 @@ fn own_unix_sockets_are_told_from_others_or_nothing_starts() -> Result<()> {
     let inside = calls(&world, Some(&cgroup), &cgroup)?;
     ensure!(inside.get("unix-own") == Some(&0), "{inside:?}");
     check(UNIX, &inside, &outside, &running)
+}
+
+/// Each program refuses what no other does: with it gone, its calls go on as they do outside, and
+/// those of the others fail as before.
+#[test]
+fn each_module_program_is_needed() -> Result<()> {
+    needs_root!();
+    if !is_active() {
+        // There is none to be taken away; the tests before say what is open then.
+        return Ok(());
+    }
+    let world = World::new()?;
+    let mut running = agent(&world, OWN)?;
+    let (run, cgroup) = (running.name()?, running.cgroup()?);
+    let outside = calls(&world, None, &cgroup)?;
+    let expected: Vec<_> = REFUSED.iter().chain(UNIX).collect();
+    let programs: BTreeSet<_> = expected.iter().map(|(_, _, hook, _)| *hook).collect();
+    ensure!(programs.len() == LSM_PROGRAMS.len(), "{programs:?}");
+    let mut gone = BTreeSet::new();
+    for program in [None].into_iter().chain(programs.into_iter().map(Some)) {
+        if let Some(program) = program {
+            pins::detach_from(&run, program)?;
+            gone.insert(program);
+        }
+        let inside = calls(&world, Some(&cgroup), &cgroup)?;
+        for (call, errno, hook, _) in &expected {
+            let found = inside.get(*call).context("a call")?;
+            let errno = match gone.contains(hook) {
+                true => outside.get(*call).context("a call")?,
+                false => errno,
+            };
+            ensure!(found == errno, "{call} without {gone:?}: {inside:?}");
+        }
+    }
+    Ok(())
 }
 
 #[test]

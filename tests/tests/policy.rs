@@ -4,10 +4,16 @@
 use std::net::IpAddr;
 
 use gateway_userspace::{
-    names::{Host, HostName},
-    policy::{Decision, Outcome, Policy, PolicyErrors, Request},
+    names::HostName,
+    policy::{Decision, Outcome, Policy},
 };
 use proptest::prelude::*;
+
+mod policy {
+    pub(crate) mod ask;
+}
+
+use policy::ask::{Ask, host, rules, verdict, with_request};
 
 const TABLE: &str = include_str!("policy/table.toml");
 const A: u16 = 1;
@@ -19,82 +25,6 @@ fn table() -> Policy {
 
 fn parse(text: &str) -> Policy {
     Policy::parse("table.toml", text).unwrap_or_else(|errors| panic!("{errors}"))
-}
-
-/// A policy of these rules.
-fn rules(text: &str) -> Result<Policy, PolicyErrors> {
-    Policy::parse("rules.toml", &format!("schema = 1\nagent = \"a\"\n{text}"))
-}
-
-fn host(text: &str) -> Host {
-    Host::parse(text).expect("a host")
-}
-
-fn name(text: &str) -> HostName {
-    HostName::parse(text).expect("a name")
-}
-
-/// What is asked, from which an owned request can be borrowed.
-#[derive(Clone, Debug)]
-enum Ask {
-    Connect(&'static str, u16),
-    Http(&'static str, u16, &'static str, &'static str),
-    Tls(&'static str, u16),
-    Tcp(&'static str, &'static [&'static str]),
-    Dns(&'static str, u16),
-}
-
-/// Verdict, reason if any, and rule if any: `allow plain`, `deny no_rule -`.
-fn verdict(policy: &Policy, ask: &Ask) -> String {
-    with_request(ask, |request| {
-        let decision = policy.decide(request);
-        let explained = policy.explain(request).decision;
-        assert_eq!(decision, explained, "decide and explain on {request:?}");
-        match decision {
-            Decision::Allow(grant) => {
-                let rule = grant.rule().map_or("-", |rule| rule.as_str());
-                match grant.observed() {
-                    Some(denial) => format!("observe {}", denial.reason.label()),
-                    None => format!("allow {rule}"),
-                }
-            }
-            Decision::Deny(denial) => {
-                assert!(!denial.hint.is_empty());
-                let rule = denial.rule.as_ref().map_or("-", |rule| rule.as_str());
-                format!("deny {} {rule}", denial.reason.label())
-            }
-        }
-    })
-}
-
-fn with_request<T>(ask: &Ask, use_it: impl FnOnce(&Request<'_>) -> T) -> T {
-    match ask {
-        Ask::Connect(named, port) => use_it(&Request::Connect {
-            host: &host(named),
-            port: *port,
-        }),
-        Ask::Http(named, port, method, path) => use_it(&Request::Http {
-            host: &host(named),
-            port: *port,
-            method,
-            path,
-        }),
-        Ask::Tls(named, port) => use_it(&Request::Tls {
-            host: &host(named),
-            port: *port,
-        }),
-        Ask::Tcp(destination, names) => {
-            let names: Vec<HostName> = names.iter().map(|text| name(text)).collect();
-            use_it(&Request::Tcp {
-                destination: destination.parse().expect("an address with a port"),
-                names: &names,
-            })
-        }
-        Ask::Dns(asked, record_type) => use_it(&Request::Dns {
-            name: &name(asked),
-            record_type: *record_type,
-        }),
-    }
 }
 
 #[test]
@@ -529,9 +459,14 @@ fn shipped_policies_do_what_they_say() {
         verdict(&research, &ask),
         "deny method_not_allowed read-plain"
     );
+    // TLS is opened, and only reading is allowed inside.
+    assert!(research.inspects(&host("docs.rs"), 443));
+    let ask = Http("docs.rs", 443, "GET", "/");
+    assert_eq!(verdict(&research, &ask), "allow documentation");
+    let ask = Http("docs.rs", 443, "POST", "/");
     assert_eq!(
-        verdict(&research, &Tls("docs.rs", 443)),
-        "allow documentation"
+        verdict(&research, &ask),
+        "deny method_not_allowed documentation"
     );
     assert_eq!(
         verdict(&research, &Tls("example.com", 443)),
@@ -631,7 +566,7 @@ proptest! {
                     prop_assert_eq!(best, Some(Outcome::Allows));
                     prop_assert_eq!(grant.rule(), first.map(|tried| &tried.rule));
                 }
-                Decision::Deny(denial) => {
+                Decision::Approve(denial) | Decision::Deny(denial) => {
                     prop_assert_ne!(best, Some(Outcome::Allows));
                     let nearest = first.filter(|tried| tried.outcome > Outcome::OtherHost);
                     prop_assert_eq!(denial.rule.as_ref(), nearest.map(|tried| &tried.rule));

@@ -5,6 +5,7 @@ mod kernel;
 mod linker;
 mod nginx;
 mod node;
+mod node_packages;
 pub(crate) mod packages;
 mod qemu;
 pub(crate) mod toolchain;
@@ -78,6 +79,7 @@ const STEPS: &[Step] = &[
     nginx::NGINX,
     packages::TEST,
     node::NODE,
+    node_packages::NODE_PACKAGES,
     qemu::QEMU,
 ];
 

@@ -147,7 +147,21 @@ pub fn assess(policy: &Policy, held: KernelHeld, survey: &Survey, closed: Closed
         level = Assurance::Observe;
         open.push("everything: observe mode blocks nothing".to_owned());
     }
-    Assessment { level, open }
+    let mut found = Assessment { level, open };
+    let unix = &policy.network().unix;
+    if !unix.any && !unix.names.is_empty() {
+        found.lower(
+            Assurance::Confined,
+            format!(
+                "[network] unix: the services behind {} can act for it, and hand it descriptors; \
+                 who may put something else there is not looked at",
+                unix.names.join(", ")
+            ),
+        );
+    }
+    found.open_loopback(policy);
+    found.open_devices(policy);
+    found
 }
 
 #[cfg(test)]
@@ -183,6 +197,20 @@ mod tests {
         let families = assess(&policy(""), without, &Survey::default(), Closed::default());
         assert_eq!(families.level, Assurance::Partial);
         assert!(families.open.join("\n").contains("vsock"), "{families:?}");
+
+        for opened in [
+            "[network]\nloopback = [5432]",
+            "[network]\nunix = [\"/run/x\"]",
+            "[process]\ndevices = [\"/dev/kvm\"]",
+        ] {
+            let own = Survey::default();
+            let told = assess(&policy(opened), HELD, &own, Closed::default());
+            assert_eq!(
+                (told.level, told.open.len()),
+                (Assurance::Confined, 2),
+                "{opened}"
+            );
+        }
 
         let sockets = Closed {
             other: 1,

@@ -1,10 +1,12 @@
-//! Where the audit file is when nobody says.
+//! Where the audit file is when nobody says, and what else Sluice keeps.
 
 use std::{ffi::OsString, path::PathBuf};
 
 /// Neither `XDG_STATE_HOME` nor `HOME` names an absolute folder.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("no place for the audit file: set HOME or XDG_STATE_HOME, or name a file with --audit")]
+#[error(
+    "no place for what Sluice writes: set HOME or XDG_STATE_HOME, or name files yourself (--audit)"
+)]
 pub struct NoStateDirectory;
 
 /// The default audit file: `/var/log/sluice/audit.jsonl` for root, otherwise
@@ -22,6 +24,17 @@ pub fn default_path(
     if root {
         return Ok(PathBuf::from("/var/log/sluice/audit.jsonl"));
     }
+    Ok(state_folder(variable)?.join("audit.jsonl"))
+}
+
+/// Where a user who is not root keeps what Sluice writes: `sluice` in `$XDG_STATE_HOME` (by
+/// default `~/.local/state`).
+///
+/// # Errors
+/// [`NoStateDirectory`] when the variables name no absolute folder.
+pub fn state_folder(
+    variable: impl Fn(&'static str) -> Option<OsString>,
+) -> Result<PathBuf, NoStateDirectory> {
     // The XDG specification: relative paths are invalid and to be ignored.
     let folder = |name| {
         variable(name)
@@ -31,7 +44,7 @@ pub fn default_path(
     let state = folder("XDG_STATE_HOME")
         .or_else(|| folder("HOME").map(|home| home.join(".local/state")))
         .ok_or(NoStateDirectory)?;
-    Ok(state.join("sluice/audit.jsonl"))
+    Ok(state.join("sluice"))
 }
 
 #[cfg(test)]

@@ -69,6 +69,7 @@ impl Record {
             port: None,
             method: None,
             path: None,
+            inspected: false,
             upstream: None,
             status: None,
             bytes_out: 0,

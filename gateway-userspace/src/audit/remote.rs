@@ -61,8 +61,7 @@ struct Handed {
     rule: Option<String>,
     reason: String,
     hint: Option<String>,
-    #[serde(rename = "policy")]
-    _policy: Option<String>,
+    policy: Option<String>,
     process: Option<Process>,
     peer: Option<SocketAddr>,
     original_destination: Option<SocketAddr>,
@@ -70,6 +69,7 @@ struct Handed {
     port: Option<u16>,
     method: Option<String>,
     path: Option<String>,
+    inspected: bool,
     upstream: Option<SocketAddr>,
     status: Option<u16>,
     #[serde(default)]
@@ -93,7 +93,7 @@ fn malformed(what: impl std::fmt::Display) -> io::Error {
 
 fn decode(
     line: &[u8],
-    subject: &Subject,
+    subject: impl FnOnce(Option<&str>) -> Subject,
     known: impl FnOnce(u64) -> Option<Arc<Process>>,
 ) -> io::Result<Record> {
     let handed: Handed = serde_json::from_slice(line).map_err(malformed)?;
@@ -102,7 +102,7 @@ fn decode(
     match handed.kind {
         Kind::Connect | Kind::Http | Kind::Tls | Kind::Tcp | Kind::Dns | Kind::Loss => {}
         // These are the kernel's and the supervisor's to say.
-        Kind::Direct | Kind::Finding | Kind::Session => {
+        Kind::Direct | Kind::Finding | Kind::Session | Kind::Policy => {
             return Err(malformed("a record of a kind that is not the gateway's"));
         }
     }
@@ -111,7 +111,7 @@ fn decode(
         return Err(malformed("a decision without an outcome"));
     }
     let mut record = Record::new(
-        subject,
+        &subject(handed.policy.as_deref()),
         handed.time,
         handed.kind,
         handed.outcome.unwrap_or(Outcome::Deny),
@@ -138,6 +138,7 @@ fn decode(
     record.port = handed.port;
     record.method = handed.method;
     record.path = handed.path;
+    record.inspected = handed.inspected;
     record.upstream = handed.upstream;
     record.status = handed.status;
     record.bytes_out = handed.bytes_out;
@@ -169,20 +170,21 @@ fn label(text: &str) -> Option<&'static str> {
 }
 
 impl Audit {
-    /// Takes records from a worker until it closes its end. Blocks the thread.
+    /// Takes records from a worker until it closes its end. Blocks the thread. Whose they are is
+    /// for `subject` to say, by the policy that the worker names.
     ///
     /// # Errors
     /// When the worker sends what is no record of bounded length.
     pub(crate) fn take_from(
         &self,
         socket: &OwnedFd,
-        subject: &Subject,
+        subject: impl Fn(Option<&str>) -> Subject,
         runtime: &tokio::runtime::Handle,
         known: impl Fn(u64) -> Option<Arc<Process>>,
     ) -> io::Result<()> {
         let mut buffer = vec![0; MAX_LINE];
         while let Some((length, _unasked)) = packet::receive(socket, &mut buffer)? {
-            let record = decode(buffer.get(..length).unwrap_or_default(), subject, &known)?;
+            let record = decode(buffer.get(..length).unwrap_or_default(), &subject, &known)?;
             let errno = match runtime.block_on(self.reserve_for_worker()) {
                 Ok(slot) => {
                     slot.write(record);
@@ -229,7 +231,7 @@ mod tests {
         super::super::line::Chain::start()
             .append(&record, &mut line)
             .unwrap();
-        let taken = decode(line.trim_ascii_end(), &subject("bot"), |_| None).unwrap();
+        let taken = decode(line.trim_ascii_end(), |_| subject("bot"), |_| None).unwrap();
         assert_eq!(taken.agent.as_str(), "bot");
         assert_eq!(taken.host.as_deref(), Some("example.com"));
         assert_eq!(taken.event, record.event);
@@ -244,7 +246,7 @@ mod tests {
             "{\"seq\":0,\"prev\":\"\",\"kind\":\"http\"}",
         ] {
             assert!(
-                decode(line.as_bytes(), &subject("bot"), |_| None).is_err(),
+                decode(line.as_bytes(), |_| subject("bot"), |_| None).is_err(),
                 "{line}"
             );
         }
@@ -264,7 +266,7 @@ mod tests {
         let handle = runtime.handle().clone();
         let supervisor = audit.clone();
         let taking = std::thread::spawn(move || {
-            supervisor.take_from(&ours, &subject("bot"), &handle, |_| None)
+            supervisor.take_from(&ours, |_| subject("bot"), &handle, |_| None)
         });
         let worker = Audit::handing_over(theirs).unwrap();
         for _ in 0..3 {

@@ -16,6 +16,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 pub(super) use self::predecessor::Predecessor;
 use self::{site::Site, watch::Watch};
 use super::{
+    ca,
     chronicle::{Chronicle, kernel, kernel_controls},
     say,
 };
@@ -37,8 +38,10 @@ use crate::{
     netns::{self, NetworkNamespace},
     open_files,
     policy::{Mode, Policy},
+    reload::{Bounds, Reload, Source},
     serve::{self, Serving},
     sessions::{self, Entry, Origin, Session},
+    tls::Authority,
 };
 
 /// How long open connections may go on once this gateway is to end.
@@ -48,8 +51,10 @@ const DRAIN: Duration = Duration::from_secs(2);
 ///
 /// Everything in its cgroup, and all that it starts, has the gateway as its only way out from
 /// then on; TCP and UDP sockets that it had open are closed. Serves in the foreground. When this
-/// command ends, by SIGTERM or otherwise, the agent stays shut in and nothing leaves it: call it
-/// again to take over, or free the agent with `sluice detach`. Needs root.
+/// command ends, by SIGTERM or otherwise, the agent stays shut in and nothing leaves it (but with
+/// `--observe`, where nothing is shut): call it again to take over, or free the agent with
+/// `sluice detach`. Takes another policy when its file changes, and on SIGHUP; a broken one
+/// changes nothing. Needs root.
 #[derive(Debug, clap::Args)]
 pub struct AttachCommand {
     #[command(flatten)]
@@ -75,7 +80,8 @@ pub struct AttachCommand {
         long,
         value_name = "PORT",
         default_value_t = 0,
-        hide_default_value = true
+        hide_default_value = true,
+        conflicts_with = "replace"
     )]
     port: u16,
 }
@@ -87,7 +93,8 @@ impl AttachCommand {
     /// When nothing could be confined, or the boundary could not be served: whatever was attached
     /// by then stays attached.
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        let policy = self.load_policy()?;
+        let policy = self.source()?.load()?;
+        check_process(&policy)?;
         anyhow::ensure!(
             rustix::process::geteuid().is_root(),
             "`sluice attach` needs root, to load BPF programs; try it with sudo"
@@ -195,16 +202,27 @@ impl AttachCommand {
                 audit: audit.clone(),
                 assurance: assessment.level,
                 within: site::within(&agent)?,
+                issuer: node_authority()?.issuer()?,
                 drain: DRAIN,
             },
         )
         .await?;
         Predecessor::forget_unheld(agent.path())?;
         announce(&session, closed.closed, survey.processes);
+        let reload = Reload::new(
+            self.source()?,
+            true,
+            Bounds::Kernel,
+            policy.clone(),
+            audit.clone(),
+            subject.clone(),
+        )
+        .context("listening for SIGHUP")?;
         let watch = Watch::new(&agent, boundary.pins().folder(), audit.clone(), subject)?;
         let mut lost = false;
         let mut handed_over = false;
         let gone = tokio::select! {
+            never = reload.run(async |new: &Policy| serving.reload(new).await) => match never {},
             () = chronicle.entry.keep_beating(|| serving.answers()) => false,
             () = watch.until_gone() => true,
             () = stop.asked() => false,
@@ -253,9 +271,12 @@ impl AttachCommand {
         if agent.is_empty().unwrap_or(false) {
             say::line("nobody is left in the agent's cgroup; its boundary stays");
         }
+        let stays = match policy.mode() {
+            Mode::Enforce => "stays shut in, and nothing leaves it",
+            Mode::Observe => "was only observed, and goes on unseen",
+        };
         say::line(format_args!(
-            "{} stays shut in, and nothing leaves it; `sluice attach` takes over, \
-             `sluice detach {}` frees it",
+            "{} {stays}; `sluice attach` takes over, `sluice detach {}` frees it",
             session.agent, session.run
         ));
         Ok(ExitCode::SUCCESS)
@@ -305,15 +326,14 @@ impl AttachCommand {
         Audit::open(AuditConfig::path(path)).context("opening the audit log")
     }
 
-    fn load_policy(&self) -> anyhow::Result<Policy> {
-        let mut policy = Policy::load(&self.policy)?;
-        if let Some(name) = &self.agent {
-            policy = policy.with_agent(AgentId::parse(name).context("--agent")?);
-        }
-        if self.observe {
-            policy = policy.with_observe();
-        }
-        Ok(policy)
+    fn source(&self) -> anyhow::Result<Source> {
+        let agent = self.agent.as_deref().map(AgentId::parse);
+        Ok(Source {
+            policy: Some(self.policy.clone()),
+            node: None,
+            agent: agent.transpose().context("--agent")?,
+            observe: self.observe,
+        })
     }
 }
 
@@ -439,4 +459,27 @@ impl Replaced {
         }
         std::future::pending().await
     }
+}
+
+/// Refuses what only the launcher can carry out.
+fn check_process(policy: &Policy) -> anyhow::Result<()> {
+    let process = policy.process();
+    for (key, named) in [
+        ("read", process.read.is_some()),
+        ("write", process.write.is_some()),
+        ("run", !process.run.is_empty()),
+    ] {
+        anyhow::ensure!(
+            !named,
+            "`{key}` of [process] cannot be carried out for what runs already; delete it, or \
+             start the agent with `sluice run`"
+        );
+    }
+    Ok(())
+}
+
+/// The node's certificate authority, which an agent that runs already must have been told to
+/// trust where its TLS is to be opened.
+fn node_authority() -> anyhow::Result<Authority> {
+    Ok(Authority::open(&ca::folder(None)?)?)
 }

@@ -1,8 +1,8 @@
 //! `sluice audit`: reads the audit stream.
 
 mod follow;
-mod line;
-mod lines;
+pub(super) mod line;
+pub(super) mod lines;
 mod tail;
 
 use std::process::ExitCode;

@@ -7,22 +7,25 @@ use arc_swap::ArcSwap;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::say;
+use super::{ca, say};
 use crate::{
     app::{BindConfig, Bound, Context, Gateway},
-    audit::{Audit, AuditConfig, default_path},
+    audit::{Audit, AuditConfig, Subject, default_path},
     config::Limits,
     dns::Resolver,
     identity::{Assurance, Cooperative},
     open_files,
     policy::Policy,
+    reload::{Bounds, Reload, Source},
+    tls::{Authority, Connector, Roots, Terminator},
 };
 
 /// Run the gateway alone, without the kernel half.
 ///
 /// Nothing makes a program use it: the assurance is `cooperative`. For hosts without eBPF, for
 /// tests and for benchmarks. Ends on SIGTERM or SIGINT after open connections had 10 s to
-/// finish; a second signal ends it at once.
+/// finish; a second signal ends it at once. Takes another policy when its file changes, and on
+/// SIGHUP; a broken one changes nothing.
 #[derive(Debug, clap::Args)]
 pub struct GatewayCommand {
     /// Policy file that decides.
@@ -35,6 +38,10 @@ pub struct GatewayCommand {
     /// otherwise ~/.local/state/sluice/audit.jsonl].
     #[arg(long, value_name = "FILE")]
     audit: Option<PathBuf>,
+    /// Folder of the certificate authority in whose name TLS is opened, made if it is not there
+    /// [default: /var/lib/sluice/ca for root, otherwise ~/.local/state/sluice/ca].
+    #[arg(long, value_name = "DIR")]
+    ca: Option<PathBuf>,
 }
 
 impl GatewayCommand {
@@ -43,7 +50,11 @@ impl GatewayCommand {
     /// # Errors
     /// When the policy, the audit file or the address cannot be had.
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        let policy = Policy::load(&self.policy)?;
+        let source = Source {
+            policy: Some(self.policy.clone()),
+            ..Source::default()
+        };
+        let policy = source.load()?;
         open_files::raise().context("raising the limit on open files")?;
         let bound = Gateway::bind(&BindConfig {
             namespaces: Vec::new(),
@@ -53,8 +64,9 @@ impl GatewayCommand {
         })?;
         let audit =
             Audit::open(AuditConfig::path(self.audit_path()?)).context("opening the audit log")?;
+        let authority = Authority::open(&ca::folder(self.ca.clone())?)?;
         let runtime = tokio::runtime::Runtime::new().context("starting the runtime")?;
-        let served = runtime.block_on(serve(bound, policy, audit.clone()));
+        let served = runtime.block_on(serve(bound, source, policy, audit.clone(), &authority));
         // Nothing writes to the audit log any more: it may be closed, and whole.
         drop(runtime);
         let summary = audit.close();
@@ -76,17 +88,46 @@ impl GatewayCommand {
     }
 }
 
-async fn serve(bound: Bound, policy: Policy, audit: Audit) -> anyhow::Result<()> {
+async fn serve(
+    bound: Bound,
+    source: Source,
+    policy: Policy,
+    audit: Audit,
+    authority: &Authority,
+) -> anyhow::Result<()> {
     let limits = Limits::default();
     let mut signals = Signals::listen()?;
     let drain = CancellationToken::new();
+    let trusted = policy.upstream().trust.clone();
+    let subject = Subject {
+        agent: policy.agent().clone(),
+        assurance: Assurance::Cooperative,
+        policy: policy.digest(),
+    };
+    let reload = Reload::new(
+        source,
+        true,
+        Bounds::Gateway,
+        policy.clone(),
+        audit.clone(),
+        subject,
+    )
+    .context("listening for SIGHUP")?;
+    let policy = Arc::new(ArcSwap::from_pointee(policy));
+    let force = Arc::clone(&policy);
+    let reload = reload.run(async |new: &Policy| {
+        force.store(Arc::new(new.clone()));
+        Ok(())
+    });
     let context = Context {
         identify: Arc::new(Cooperative {
-            agent: policy.agent().clone(),
+            agent: policy.load().agent().clone(),
         }),
         resolver: Resolver::system(limits.resolve_timeout)
             .context("reading the system's DNS configuration")?,
-        policy: Arc::new(ArcSwap::from_pointee(policy)),
+        policy,
+        terminator: Terminator::under(authority)?,
+        connector: Connector::new(&Roots::system().with(trusted))?,
         dial: None,
         audit,
         limits,
@@ -100,6 +141,7 @@ async fn serve(bound: Bound, policy: Policy, audit: Audit) -> anyhow::Result<()>
     tokio::pin!(serving);
     tokio::select! {
         ended = &mut serving => return Ok(ended?),
+        never = reload => match never {},
         () = signals.next() => {
             say::line("draining");
             drain.cancel();

@@ -18,20 +18,25 @@ use crate::{
     kernel::KernelHeld,
     launch::{assurance::assess, channel::Shut, user::AgentUser},
     names::AgentId,
-    policy::Policy,
+    reload::Source,
 };
 
 /// Run a command confined, with the gateway as its only way out.
 ///
-/// Needs root. The exit status is the command's, 128 and the signal if one ended it, or 125 when
-/// Sluice itself failed before the command started, in which case nothing was run. The command
-/// keeps standard input, output and error; what Sluice has to say goes to standard error, each
-/// line beginning with `sluice:`.
+/// Needs root. The exit status is the command's, 128 and the signal if one ended it, 127 if there
+/// is no such command, 126 if it cannot be executed, or 125 when Sluice itself failed: before the
+/// command started, in which case nothing was run, or because its gateway died too often, upon
+/// which the command was ended. The command keeps standard input, output and error; what Sluice has to say goes to standard error, each
+/// line beginning with `sluice:`. When the policy file changes, the new one is put in force; a
+/// broken one changes nothing.
 #[derive(Debug, clap::Args)]
 pub struct RunCommand {
     /// Policy file that decides [default: one that allows nothing].
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
+    /// Policy file of the node: what it does not allow, the other cannot.
+    #[arg(long, value_name = "FILE")]
+    node_policy: Option<PathBuf>,
     /// Audit file, or `-` for standard output [default: /var/log/sluice/audit.jsonl].
     #[arg(long, value_name = "FILE")]
     audit: Option<PathBuf>,
@@ -56,7 +61,8 @@ impl RunCommand {
     /// # Errors
     /// When Sluice fails before the command starts.
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        let policy = self.load_policy()?;
+        let source = self.source()?;
+        let policy = source.load()?;
         anyhow::ensure!(
             rustix::process::geteuid().is_root(),
             "`sluice run` needs root, to load BPF programs and to make cgroups; try it with sudo"
@@ -76,6 +82,7 @@ impl RunCommand {
         let hide = hide.filter(|path| !path.ends_with("-")).collect();
         let audit = Audit::open(AuditConfig::path(audit_path)).context("opening the audit log")?;
         let plan = session::Plan {
+            source,
             policy,
             user,
             assessment,
@@ -95,19 +102,16 @@ impl RunCommand {
         Ok(ExitCode::from(status))
     }
 
-    fn load_policy(&self) -> anyhow::Result<Policy> {
-        let mut policy = if let Some(path) = &self.policy {
-            Policy::load(path)?
-        } else {
+    fn source(&self) -> anyhow::Result<Source> {
+        if self.policy.is_none() {
             say::line("no --policy: nothing is allowed");
-            Policy::locked_down()
-        };
-        if let Some(name) = &self.agent {
-            policy = policy.with_agent(AgentId::parse(name).context("--agent")?);
         }
-        if self.observe {
-            policy = policy.with_observe();
-        }
-        Ok(policy)
+        let agent = self.agent.as_deref().map(AgentId::parse);
+        Ok(Source {
+            policy: self.policy.clone(),
+            node: self.node_policy.clone(),
+            agent: agent.transpose().context("--agent")?,
+            observe: self.observe,
+        })
     }
 }

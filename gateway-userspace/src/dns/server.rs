@@ -20,8 +20,9 @@ use crate::{
     audit::{Blame, Kind},
     identity::{LocalEnd, Peer},
     names::{Host, HostName},
-    policy::{Decision, DenyReason, Policy, Request},
+    policy::{Denial, DenyReason, Mode, Policy, Request},
     proxy::{authorize, entry::Entry, failure::Failure, wire::Wire},
+    throttle::What,
 };
 
 /// Port of DNS, for the records.
@@ -233,14 +234,41 @@ async fn decide(core: &Core, peer: &Peer, query: &Query) -> Result<Vec<IpAddr>, 
         }
     };
     entry.target(&Host::Name(name.clone()), DNS_PORT);
+    let beyond = match count(core, &policy, peer) {
+        Ok(beyond) => beyond,
+        Err(failure) => {
+            entry.failed(&failure);
+            return Err(failure);
+        }
+    };
     match addresses(core, &policy, peer, &mut entry, &name, query).await {
         Ok(addresses) => {
+            if let Some(denial) = beyond {
+                entry.observed(&denial);
+            }
             entry.done();
             Ok(addresses)
         }
         Err(failure) => {
             entry.failed(&failure);
             Err(failure)
+        }
+    }
+}
+
+/// Counts one more question. Gives the refusal, where it is only observed.
+fn count(core: &Core, policy: &Policy, peer: &Peer) -> Result<Option<Denial>, Failure> {
+    let Some(rate) = policy.dns().rate else {
+        return Ok(None);
+    };
+    match core.throttle.count(&peer.agent, What::Questions, rate) {
+        Ok(()) => Ok(None),
+        Err(wait) => {
+            let denial = Denial::questions_limited(rate);
+            match policy.mode() {
+                Mode::Enforce => Err(Failure::Throttled { denial, wait }),
+                Mode::Observe => Ok(Some(denial)),
+            }
         }
     }
 }
@@ -263,13 +291,9 @@ async fn addresses(
         (DNSClass::IN, RecordType::AAAA) => IpAddr::is_ipv6,
         // Allowed, but there is nothing to tell: what else there is would not be pinned.
         (_class, _kind) => {
-            return match policy.decide(&request) {
-                Decision::Allow(grant) => {
-                    entry.granted(&grant);
-                    Ok(Vec::new())
-                }
-                Decision::Deny(denial) => Err(Failure::Denied(denial)),
-            };
+            let grant = policy.decide(&request).granted();
+            entry.granted(&grant.map_err(Failure::Denied)?);
+            return Ok(Vec::new());
         }
     };
     let host = Host::Name(name.clone());
@@ -296,7 +320,7 @@ fn refuse(response: &mut Message, failure: &Failure) {
         }
         _failed => ResponseCode::ServFail,
     };
-    if let (Failure::Denied(_), Some(edns)) = (failure, &mut response.edns) {
+    if let (Some(_), Some(edns)) = (failure.denial(), &mut response.edns) {
         let why = EdnsOption::Unknown(EXTENDED_ERROR, BLOCKED.to_vec());
         edns.options_mut().insert(why);
     }

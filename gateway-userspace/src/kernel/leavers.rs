@@ -177,6 +177,8 @@ fn kill(tgid: u32, started_ns: u64) {
     }
     match pidfd_send_signal(&handle, Signal::KILL) {
         Ok(()) => tracing::debug!(tgid, "killed a process that left"),
+        // It ended by itself meanwhile.
+        Err(rustix::io::Errno::SRCH) => {}
         Err(error) => tracing::error!(%error, tgid, "killing a process that left"),
     }
 }

@@ -42,7 +42,35 @@ impl Assessment {
         })
     }
 
-    fn lower(&mut self, level: Assurance, open: impl Into<String>) {
+    /// Ports of this host that policy opens.
+    pub(crate) fn open_loopback(&mut self, policy: &Policy) {
+        let loopback = &policy.network().loopback;
+        if !loopback.is_empty() {
+            let ports: Vec<_> = loopback.iter().map(u16::to_string).collect();
+            self.lower(
+                Assurance::Confined,
+                format!(
+                    "[network] loopback: whatever listens on port {} of this host can act for it",
+                    ports.join(", ")
+                ),
+            );
+        }
+    }
+
+    /// Devices that policy opens.
+    pub(crate) fn open_devices(&mut self, policy: &Policy) {
+        if !policy.process().devices.is_empty() {
+            self.lower(
+                Assurance::Confined,
+                format!(
+                    "[process] devices: what is behind {}",
+                    policy.process().devices.join(", ")
+                ),
+            );
+        }
+    }
+
+    pub(crate) fn lower(&mut self, level: Assurance, open: impl Into<String>) {
         self.level = self.level.min(level);
         self.open.push(open.into());
     }
@@ -92,17 +120,7 @@ pub fn assess(policy: &Policy, user: &AgentUser, held: KernelHeld, shut: &Shut) 
             ),
         );
     }
-    let loopback = &policy.network().loopback;
-    if !loopback.is_empty() {
-        let ports: Vec<_> = loopback.iter().map(u16::to_string).collect();
-        found.lower(
-            Assurance::Confined,
-            format!(
-                "[network] loopback: whatever listens on port {} of this host can act for it",
-                ports.join(", ")
-            ),
-        );
-    }
+    found.open_loopback(policy);
     if user.uid.is_root() {
         found.lower(
             Assurance::Partial,
@@ -144,12 +162,23 @@ pub fn assess(policy: &Policy, user: &AgentUser, held: KernelHeld, shut: &Shut) 
             found.lower(Assurance::Confined, what);
         }
     }
-    if !process.devices.is_empty() {
+    found.open_devices(policy);
+    if !shut.unix.is_empty() && !held.lsm {
         found.lower(
             Assurance::Confined,
             format!(
-                "[process] devices: what is behind {}",
-                process.devices.join(", ")
+                "{}: a unix socket, over which whoever is at its other end can hand it network \
+                 sockets; put a pipe between",
+                shut.unix.join(", ")
+            ),
+        );
+    }
+    if shut.missing_filters > 0 {
+        found.lower(
+            Assurance::Partial,
+            format!(
+                "{} system call filters are not in force",
+                shut.missing_filters
             ),
         );
     }
@@ -224,5 +253,17 @@ mod tests {
             ..Shut::default()
         };
         assert_eq!(level("", &own, HELD, &seen), (Assurance::Partial, 1));
+        let unfiltered = Shut {
+            missing_filters: 1,
+            ..Shut::default()
+        };
+        assert_eq!(level("", &own, HELD, &unfiltered), (Assurance::Partial, 1));
+        let given = Shut {
+            unix: vec!["standard input".to_owned()],
+            ..Shut::default()
+        };
+        assert_eq!(level("", &own, HELD, &given), (Assurance::Confined, 1));
+        let lsm = KernelHeld { lsm: true, ..HELD };
+        assert_eq!(level("", &own, lsm, &given), (Assurance::Sealed, 0));
     }
 }

@@ -37,6 +37,10 @@ pub struct Shut {
     pub landlock: u8,
     /// What could not be taken out of sight.
     pub in_sight: Vec<String>,
+    /// System call filters that it put on and does not have.
+    pub missing_filters: u64,
+    /// Those of standard input, output and error that are unix sockets.
+    pub unix: Vec<String>,
 }
 
 /// What the outside tells.

@@ -90,18 +90,22 @@ fn shut_in(order: &Order, born_inside: bool) -> Result<(Shut, Option<Pty>), Ente
         .then(|| terminal(order))
         .transpose()
         .map_err(EnterError::Terminal)?;
-    stdio::check()?;
+    let unix = stdio::check()?;
     drop_privileges(order)?;
     nix::sys::prctl::set_no_new_privs().map_err(EnterError::NoNewPrivileges)?;
+    let mut filters = seccomp::Count::begin();
     let landlock = landlock::restrict(order)?;
     // Changing ids has cleared it.
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(EnterError::Session)?;
     nix::sys::prctl::set_dumpable(false).map_err(EnterError::Session)?;
-    seccomp::install(order)?;
+    let installed = seccomp::install(order)?;
+    let missing_filters = filters.missing(installed);
     let shut = Shut {
         born_inside,
         landlock,
         in_sight,
+        missing_filters,
+        unix,
     };
     Ok((shut, terminal))
 }
@@ -193,11 +197,23 @@ fn start(order: &Order, terminal: Option<&OwnedFd>) -> Result<Infallible, ExitCo
         .envs(order.environment.iter().cloned())
         .exec();
     let error = as_a_shell_tells(error, program, &order.environment);
-    crate::cli::say::error(format_args!("cannot run {}: {error}", program.display()));
+    crate::cli::say::error(format_args!(
+        "cannot run {}: {}",
+        program.display(),
+        said(&error)
+    ));
     Err(match error.kind() {
         io::ErrorKind::NotFound => NOT_FOUND.into(),
         _ => NOT_EXECUTABLE.into(),
     })
+}
+
+/// Why a command cannot be run, as a shell tells it.
+fn said(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "no such program".to_owned(),
+        _other => error.to_string(),
+    }
 }
 
 /// execvp(3) says that it is not permitted where one folder of `PATH` cannot be searched, even if

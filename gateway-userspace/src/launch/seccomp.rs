@@ -6,7 +6,11 @@
 //! somebody looked at it. The same rule ends x32, whose numbers lie far above, and another
 //! architecture's calls end the process.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{Read as _, Seek as _},
+};
 
 use gateway_common::verdict::{EAFNOSUPPORT, EPERM};
 use nix::libc;
@@ -33,7 +37,8 @@ pub(super) enum SeccompError {
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
 /// Installs the filters; everything that this process starts has them too.
-pub(super) fn install(order: &Order) -> Result<(), SeccompError> {
+pub(super) fn install(order: &Order) -> Result<u64, SeccompError> {
+    let mut installed = 0;
     let errno = |number: i32| SeccompAction::Errno(number.unsigned_abs());
     // Of several filters the strictest answers, so each errno has a filter of its own.
     for (rules, action) in [
@@ -44,10 +49,51 @@ pub(super) fn install(order: &Order) -> Result<(), SeccompError> {
         if !rules.is_empty() {
             let filter = SeccompFilter::new(rules, SeccompAction::Allow, action, arch()?)?;
             apply_filter(&BpfProgram::try_from(filter)?)?;
+            installed += 1;
         }
     }
     apply_filter(&unknown())?;
-    Ok(())
+    Ok(installed + 1)
+}
+
+/// Counts the filters in force on this process, as the kernel tells it.
+#[derive(Debug)]
+pub(super) struct Count {
+    /// Opened while it may be.
+    status: Option<File>,
+    before: u64,
+}
+
+impl Count {
+    pub(super) fn begin() -> Self {
+        let mut count = Self {
+            status: File::open("/proc/self/status").ok(),
+            before: 0,
+        };
+        count.before = count.now();
+        count
+    }
+
+    /// How many of those that were put on since are not there. What cannot be read is not there.
+    pub(super) fn missing(&mut self, installed: u64) -> u64 {
+        (self.before + installed).saturating_sub(self.now())
+    }
+
+    fn now(&mut self) -> u64 {
+        let mut text = String::new();
+        let read = self.status.as_mut().is_some_and(|status| {
+            let again = status
+                .rewind()
+                .and_then(|()| status.read_to_string(&mut text));
+            again.is_ok()
+        });
+        let line = text
+            .lines()
+            .find_map(|it| it.strip_prefix("Seccomp_filters:"));
+        line.filter(|_| read)
+            .and_then(|line| line.trim().parse().ok())
+            .unwrap_or(0)
+    }
 }
 
 fn arch() -> Result<TargetArch, seccompiler::BackendError> {

@@ -1,8 +1,14 @@
-//! The decision: what the nearest rule says, and nothing allowed that no rule allows.
+//! The decision: deny wins over approve, approve over allow, and nothing is allowed that no rule
+//! allows.
+
+use std::collections::HashSet;
 
 use super::{
-    Decision, Denial, Explanation, Grant, Mode, Policy, PrivateLeave, Request, Tried, hint,
+    Action, Decision, Denial, Explanation, Grant, Mode, Policy, PrivateLeave, Request, Tried,
+    condition::Shared,
+    hint,
     index::Slot,
+    intersect::both,
     rule::{Ask, Outcome, Rule, Target},
     settings::DnsMode,
 };
@@ -14,30 +20,61 @@ struct Standing {
     nearest: Option<(Outcome, Slot)>,
     /// The first rule that allows it and has `private = true`.
     private: Option<usize>,
+    /// What the strictest of the rules that only observe would refuse.
+    watched: Option<(Outcome, Slot)>,
+    /// The rule that gets nearest of those that only observe what they do not allow.
+    lenient: Option<(Outcome, Slot)>,
+    /// The first rule that refuses a name of which something may still be allowed.
+    denied_name: Option<Slot>,
+}
+
+/// How a request is refused.
+enum Refusal {
+    Deny(Denial),
+    Approve(Denial),
 }
 
 impl Policy {
     /// Decides a request. Allocates nothing for what is allowed, and looks only at rules that
     /// name the host.
     pub fn decide(&self, request: &Request<'_>) -> Decision {
-        match self.judge(request) {
-            Ok(grant) => Decision::Allow(grant),
-            Err(denial) => match self.mode {
-                Mode::Enforce => Decision::Deny(denial),
-                Mode::Observe => Decision::Allow(Grant {
+        let own = self.decide_alone(request);
+        match &self.node {
+            Some(node) => both(own, node.policy.decide(request)),
+            None => own,
+        }
+    }
+
+    fn decide_alone(&self, request: &Request<'_>) -> Decision {
+        match (self.mode, self.enforce(request)) {
+            (Mode::Observe, Decision::Deny(denial) | Decision::Approve(denial)) => {
+                Decision::Allow(Grant {
                     rule: None,
                     private: None,
+                    limit: None,
                     observes: true,
                     observed: Some(denial),
-                }),
-            },
+                    node: None,
+                })
+            }
+            (Mode::Enforce | Mode::Observe, decision) => decision,
+        }
+    }
+
+    /// What enforcing would do.
+    pub(super) fn enforce(&self, request: &Request<'_>) -> Decision {
+        match self.judge(request) {
+            Ok(grant) => Decision::Allow(grant),
+            Err(Refusal::Approve(denial)) => Decision::Approve(denial),
+            Err(Refusal::Deny(denial)) => Decision::Deny(denial),
         }
     }
 
     /// Decides a request and tells, rule by rule, why.
     #[must_use]
     pub fn explain(&self, request: &Request<'_>) -> Explanation {
-        let ask = Ask::new(request);
+        let shared = Shared::default();
+        let ask = Ask::new(request, self.agent.as_str(), &shared);
         let tried = self.rules().iter().map(|rule| {
             let (outcome, at) = rule.test_all(ask);
             let target = rule.targets.get(at);
@@ -45,43 +82,96 @@ impl Policy {
                 rule: rule.id.clone(),
                 outcome,
                 finding: target.map_or_else(String::new, |target| {
-                    hint::finding(rule, target, outcome, ask)
+                    let finding = hint::finding(rule, target, outcome, ask);
+                    match rule.mode {
+                        Mode::Enforce => finding,
+                        Mode::Observe => format!("{finding}; it only observes"),
+                    }
                 }),
             }
         });
+        let mut tried: Vec<_> = tried.collect();
+        if let Some(node) = &self.node {
+            let above = node.policy.explain(request).tried.into_iter();
+            tried.extend(above.map(|tried| Tried {
+                finding: format!("(of the node's policy) {}", tried.finding),
+                ..tried
+            }));
+        }
         Explanation {
-            tried: tried.collect(),
+            tried,
             decision: self.decide(request),
         }
     }
 
-    /// What enforcing would do.
-    fn judge(&self, request: &Request<'_>) -> Result<Grant, Denial> {
+    fn judge(&self, request: &Request<'_>) -> Result<Grant, Refusal> {
         if let Request::Dns { name, record_type } = request {
-            let dns = self.dns();
+            let dns = &self.inner.dns;
             if dns.mode == DnsMode::Off {
-                return Err(hint::dns_off());
+                return Err(Refusal::Deny(hint::dns_off()));
             }
-            if dns.deny_types.contains(record_type) {
-                return Err(hint::dns_type(name));
+            let listed = dns.allow_types.as_ref();
+            let unlisted = listed.is_some_and(|types| !types.contains(record_type));
+            if unlisted || dns.deny_types.contains(record_type) {
+                return Err(Refusal::Deny(hint::dns_type(name)));
+            }
+            if !self.inner.index.names(name)
+                && let Some(reason) = dns.flaw(name)
+            {
+                return Err(Refusal::Deny(hint::dns_shape(reason)));
             }
             if dns.mode == DnsMode::Any {
                 return Ok(self.grant(None, None));
             }
         }
-        let ask = Ask::new(request);
-        let standing = self.consult(ask);
-        let Some((outcome, rule, target)) = standing.nearest.and_then(|(outcome, slot)| {
+        let shared = Shared::default();
+        let ask = Ask::new(request, self.agent.as_str(), &shared);
+        let mut standing = self.consult(ask);
+        if let Some(slot) = standing.denied_name
+            && !self.leads_anywhere(ask)
+        {
+            standing.nearest = Some((Outcome::Denies, slot));
+        }
+        let refusal = |(outcome, slot)| {
+            let (rule, target) = self.at(slot)?;
+            Some(hint::refusal(rule, target, outcome, ask))
+        };
+        let watched = standing.watched.and_then(refusal);
+        let (nearest, lenient) = (standing.nearest, standing.lenient);
+        if let Some((outcome, slot)) = lenient
+            && nearest.is_none_or(|(nearest, _)| nearest < Outcome::Allows)
+            && let Some((rule, _)) = self.at(slot)
+        {
+            let mut grant = self.grant(Some(rule), rule.private.as_ref().map(|_| rule));
+            grant.observed = watched.or_else(|| refusal((outcome, slot)));
+            return Ok(grant);
+        }
+        let Some((outcome, rule, target)) = nearest.and_then(|(outcome, slot)| {
             let (rule, target) = self.at(slot)?;
             Some((outcome, rule, target))
         }) else {
-            return Err(hint::no_rule(request));
+            return Err(Refusal::Deny(hint::no_rule(request)));
         };
-        if outcome == Outcome::Allows {
-            let private = standing.private.and_then(|at| self.rules().get(at));
-            Ok(self.grant(Some(rule), private))
-        } else {
-            Err(hint::refusal(rule, target, outcome, ask))
+        match outcome {
+            Outcome::Allows => {
+                let private = standing.private.and_then(|at| self.rules().get(at));
+                let mut grant = self.grant(Some(rule), private);
+                grant.observed = watched;
+                Ok(grant)
+            }
+            Outcome::Asks => Err(Refusal::Approve(hint::refusal(rule, target, outcome, ask))),
+            Outcome::OtherHost
+            | Outcome::OtherPort
+            | Outcome::Later
+            | Outcome::OtherTraffic
+            | Outcome::NeedsInspection
+            | Outcome::OtherMethod
+            | Outcome::OtherPath
+            | Outcome::OtherUpgrade
+            | Outcome::ConditionNotMet
+            | Outcome::ConditionFailed
+            | Outcome::Hides
+            | Outcome::Denies => Err(Refusal::Deny(hint::refusal(rule, target, outcome, ask))),
         }
     }
 
@@ -92,12 +182,32 @@ impl Policy {
                 return;
             };
             let outcome = rule.test(target, ask);
-            let nearer = standing
-                .nearest
-                .is_none_or(|(best, at)| outcome > best || outcome == best && slot.rule < at.rule);
-            if nearer {
-                standing.nearest = Some((outcome, slot));
+            if rule.mode == Mode::Observe {
+                let beside = match rule.action {
+                    Action::Allow if Rule::is_narrow(outcome) => Some(&mut standing.lenient),
+                    Action::Approve | Action::Deny if outcome > Outcome::Allows => {
+                        Some(&mut standing.watched)
+                    }
+                    Action::Allow | Action::Approve | Action::Deny => None,
+                };
+                if let Some(beside) = beside {
+                    return advance(beside, outcome, slot);
+                }
             }
+            if outcome == Outcome::Denies && matches!(ask.request, Request::Dns { .. }) {
+                let first = standing.denied_name.is_none_or(|at| slot < at);
+                standing.denied_name = if first {
+                    Some(slot)
+                } else {
+                    standing.denied_name
+                };
+                return;
+            }
+            // A rule that refuses something else has nothing to say.
+            if rule.action == Action::Deny && outcome < Outcome::Hides {
+                return;
+            }
+            advance(&mut standing.nearest, outcome, slot);
             let earlier = standing.private.is_none_or(|at| slot.rule < at);
             if outcome == Outcome::Allows && rule.private.is_some() && earlier {
                 standing.private = Some(slot.rule);
@@ -106,9 +216,27 @@ impl Policy {
         standing
     }
 
+    /// Whether rules leave a port of this name open, though some refuse all on others.
+    fn leads_anywhere(&self, ask: Ask<'_>) -> bool {
+        let ports_where = |wanted: Outcome| {
+            let mut ports = HashSet::new();
+            self.inner.index.visit(ask.request, |slot| {
+                if let Some((rule, target)) = self.at(slot)
+                    && rule.test(target, ask) == wanted
+                {
+                    ports.extend(target.ports.iter().copied());
+                }
+            });
+            ports
+        };
+        let open = ports_where(Outcome::Allows);
+        open.is_empty() || !open.is_subset(&ports_where(Outcome::Denies))
+    }
+
     fn grant(&self, rule: Option<&Rule>, private: Option<&Rule>) -> Grant {
         Grant {
             rule: rule.map(|rule| rule.id.clone()),
+            limit: rule.and_then(|rule| Some((rule.limit?, rule.mode))),
             private: private.and_then(|rule| {
                 Some(PrivateLeave {
                     rule: rule.id.clone(),
@@ -117,11 +245,21 @@ impl Policy {
             }),
             observes: self.mode == Mode::Observe,
             observed: None,
+            node: None,
         }
     }
 
     fn at(&self, slot: Slot) -> Option<(&Rule, &Target)> {
         let rule = self.rules().get(slot.rule)?;
         Some((rule, rule.targets.get(slot.target)?))
+    }
+}
+
+/// Keeps the greatest outcome; of several, the first in the file.
+fn advance(best: &mut Option<(Outcome, Slot)>, outcome: Outcome, slot: Slot) {
+    let nearer =
+        best.is_none_or(|(best, at)| outcome > best || outcome == best && slot.rule < at.rule);
+    if nearer {
+        *best = Some((outcome, slot));
     }
 }

@@ -1,8 +1,8 @@
 //! What may be dialled at all, whoever asks: the bound on a gateway that is not believed.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use super::{AddressClass, HostPattern, Mode, Policy, classify};
+use super::{Action, AddressClass, HostPattern, Mode, Policy, Rule, classify};
 use crate::names::Host;
 
 impl Policy {
@@ -11,12 +11,17 @@ impl Policy {
     /// port excludes will do.
     #[must_use]
     pub fn could_dial(&self, address: SocketAddr) -> bool {
+        let node = self.node.as_ref();
+        if node.is_some_and(|node| !node.policy.could_dial(address)) {
+            return false;
+        }
         let ip = address.ip().to_canonical();
         let class = classify(ip);
-        if self.mode() == Mode::Observe {
+        if self.own_mode() == Mode::Observe || self.is_proxy(ip, address.port()) {
             return true;
         }
-        self.rules().iter().any(|rule| {
+        let opening = |rule: &&Rule| rule.action != Action::Deny;
+        self.rules().iter().filter(opening).any(|rule| {
             let class_fits = match (class, &rule.private) {
                 (AddressClass::Public, _) | (AddressClass::Private, Some(_)) => true,
                 (AddressClass::Metadata, Some(named)) => named.contains(&ip),
@@ -37,6 +42,20 @@ impl Policy {
                 })
         })
     }
+
+    /// Whether this could be the proxy upstream.
+    fn is_proxy(&self, ip: IpAddr, port: u16) -> bool {
+        self.upstream().proxy.as_ref().is_some_and(|proxy| {
+            let host_fits = match &proxy.host {
+                Host::Address(named) => named.to_canonical() == ip,
+                Host::Name(name) => {
+                    let fixed = self.upstream().resolve.get(name);
+                    fixed.is_none_or(|fixed| fixed.contains(&ip))
+                }
+            };
+            host_fits && proxy.port == port && classify(ip) != AddressClass::Never
+        })
+    }
 }
 
 #[cfg(test)]
@@ -51,6 +70,7 @@ mod tests {
              [[egress]]\nid = \"web\"\nhosts = [\"example.com\"]\nports = [443]\n\
              [[egress]]\nid = \"db\"\nhosts = [\"db.example.com\"]\nports = [5432]\nprivate = true\n\
              [[egress]]\nid = \"ip\"\nhosts = [\"192.0.2.9\"]\nports = [81]\nprivate = true\n\
+             [[egress]]\nid = \"no\"\nhosts = [\"example.com\"]\nports = [82]\naction = \"deny\"\n\
              [upstream]\nresolve = { \"db.example.com\" = \"10.0.0.5\" }\n",
         )
         .unwrap();
@@ -58,6 +78,7 @@ mod tests {
             ("8.8.8.8:443", true),
             ("8.8.8.8:80", false),
             ("8.8.8.8:5432", false),
+            ("8.8.8.8:82", false),
             ("10.0.0.5:5432", true),
             ("10.0.0.6:5432", false),
             ("10.0.0.5:443", false),

@@ -1,6 +1,9 @@
 //! What can be wrong with a policy file, and the mend for each.
 
-use super::{host_pattern::BadPattern, path_pattern::BadPath};
+use super::{
+    carry::NoFile, condition::BadCondition, host_pattern::BadPattern, path_pattern::BadPath,
+    query::BadQuery, rate::BadRate,
+};
 use crate::names::{BadHost, BadName};
 
 /// Bytes of the largest policy file.
@@ -155,6 +158,15 @@ pub enum Fault {
     /// A key that means nothing for raw TCP.
     #[error("`{0}` in a rule over raw TCP")]
     NotForTcp(&'static str),
+    /// A key that means nothing in a rule that refuses.
+    #[error("`{0}` in a rule that refuses")]
+    NotForDeny(&'static str),
+    /// Whether WebSocket is open, in a rule that opens nothing.
+    #[error("`websocket` in a rule that does not allow")]
+    NotForRefusing,
+    /// No condition.
+    #[error("{0}")]
+    Condition(BadCondition),
     /// No host pattern.
     #[error("`{text}`: {bad}")]
     Host {
@@ -181,10 +193,10 @@ pub enum Fault {
         bad: BadPath,
     },
     /// Methods or paths where TLS hides them.
-    #[error("`{0}` needs `ports`: the default has 443, where TLS hides it")]
+    #[error("`{0}` needs `ports`: the default has 443, where TLS hides it and is never opened")]
     HiddenByDefault(&'static str),
     /// Methods or paths on port 443.
-    #[error("port 443 in a rule with `{0}`, which TLS hides")]
+    #[error("port 443 in a rule with `{0}`, which TLS hides and is never opened")]
     HiddenByTls(&'static str),
     /// An address that can never be reached.
     #[error("{0} is not a public address")]
@@ -206,14 +218,86 @@ pub enum Fault {
     /// No address.
     #[error("`{0}` is not an address")]
     StaticAddress(String),
+    /// What names nothing that a policy could be for.
+    #[error("`{text}` in `{key}` names nothing that a policy is for")]
+    Bound {
+        /// The key.
+        key: &'static str,
+        /// As written.
+        text: String,
+    },
+    /// More entries than a list may have.
+    #[error("more than 256 entries in `{0}`")]
+    TooManyBound(&'static str),
+    /// A number beyond what it limits.
+    #[error("`{key}` is not above 0 and at most {most}")]
+    OutOfRange {
+        /// The key.
+        key: &'static str,
+        /// The largest.
+        most: u8,
+    },
+    /// No rate.
+    #[error("`{found}`: {bad}")]
+    Rate {
+        /// As written.
+        found: String,
+        /// Why.
+        bad: BadRate,
+    },
+    /// A file of certificates that cannot be read.
+    #[error("`{file}`: {why}")]
+    TrustFile {
+        /// As written.
+        file: String,
+        /// Why.
+        why: NoFile,
+    },
+    /// A file without certificates.
+    #[error("no certificate in `{0}`")]
+    TrustEmpty(String),
+    /// A file with something that is no certificate.
+    #[error("`{file}`: {why}")]
+    TrustPem {
+        /// As written.
+        file: String,
+        /// Why.
+        why: String,
+    },
+    /// A file without a private key.
+    #[error("no private key in `key`")]
+    ClientKey,
+    /// No proxy.
+    #[error("`{0}` is not a proxy")]
+    Proxy(String),
+    /// Exceptions from nothing.
+    #[error("`no_proxy` without `proxy`")]
+    NoProxyAlone,
     /// A rule that never decides anything.
-    #[error("rule `{rule}` never decides: rule `{by}` before it allows all that it allows")]
+    #[error("rule `{rule}` never decides: rule `{by}` {how}")]
     Shadowed {
         /// The rule.
         rule: String,
         /// The last of those that cover it.
         by: String,
+        /// What that one does.
+        how: &'static str,
     },
+    /// More tests than a policy may have.
+    #[error("more than {RULES_MAX} tests")]
+    TooManyTests,
+    /// A test that asks nothing, or several things.
+    #[error("none or several of `http`, `connect`, `tls`, `tcp`, `dns`")]
+    TestInput,
+    /// A test that asks what is no request.
+    #[error(transparent)]
+    Query(BadQuery),
+    /// A test that names a rule which is not there.
+    #[error("there is no rule `{0}`")]
+    TestRule(String),
+    /// A test that expects a reason of what is allowed.
+    #[error("what is allowed is allowed for no reason")]
+    TestReason,
     /// A static name that no rule uses.
     #[error("no rule allows `{0}`, so its addresses are never used")]
     StaticUnused(String),
@@ -253,6 +337,9 @@ impl Fault {
             | Self::NoTarget
             | Self::TwoTargets
             | Self::NotForTcp(_)
+            | Self::NotForDeny(_)
+            | Self::NotForRefusing
+            | Self::Condition(_)
             | Self::Host { .. }
             | Self::HostPort(_)
             | Self::Method(_)
@@ -264,7 +351,22 @@ impl Fault {
             | Self::NoDestination(_)
             | Self::RecordType(_)
             | Self::StaticName { .. }
-            | Self::StaticAddress(_) => Severity::Error,
+            | Self::StaticAddress(_)
+            | Self::Bound { .. }
+            | Self::TooManyBound(_)
+            | Self::OutOfRange { .. }
+            | Self::Rate { .. }
+            | Self::TrustFile { .. }
+            | Self::TrustEmpty(_)
+            | Self::TrustPem { .. }
+            | Self::ClientKey
+            | Self::Proxy(_)
+            | Self::NoProxyAlone
+            | Self::TooManyTests
+            | Self::TestInput
+            | Self::Query(_)
+            | Self::TestRule(_)
+            | Self::TestReason => Severity::Error,
         }
     }
 
@@ -327,6 +429,11 @@ impl Fault {
             Self::NotForTcp(_) => {
                 "leave it out: `tcp` entries carry their port, and nobody reads what goes through"
             }
+            Self::NotForDeny(_) => "leave it out: the rule opens nothing",
+            Self::NotForRefusing => {
+                "write `when = 'http.websocket'` if it is about WebSocket alone"
+            }
+            Self::Condition(bad) => return bad.mend(),
             Self::Host { bad, .. } => return bad.mend(),
             Self::HostPort(_) => {
                 "write \"db.example.com:5432\", \"192.0.2.7:5432\" or \"[2001:db8::7]:5432\""
@@ -337,11 +444,9 @@ impl Fault {
             }
             Self::Path { bad, .. } => bad.mend(),
             Self::HiddenByDefault(_) => {
-                "add `ports = [80]`; over HTTPS this needs TLS inspection, which is not built yet"
+                "add `ports = [80]`, or have TLS opened with `inspect = \"auto\"`"
             }
-            Self::HiddenByTls(_) => {
-                "leave 443 out, or leave methods and paths out; TLS inspection is not built yet"
-            }
+            Self::HiddenByTls(_) => "leave 443 out, or have TLS opened with `inspect = \"auto\"`",
             Self::NotPublic(_) => "add `private = true` if the agent is meant to reach it",
             Self::NoDestination(_) => "write the address of a host",
             Self::RecordType(_) => {
@@ -351,6 +456,26 @@ impl Fault {
             Self::StaticAddress(_) => {
                 "write an address, as in `resolve = { \"db.example.com\" = \"192.0.2.7\" }`"
             }
+            Self::Bound { .. } => {
+                "write it as in `systemd = [\"bot@*.service\"]`, `cgroup = [\"/agents.slice/bot-*\"]`, `kubernetes = { namespace = \"agents\", labels = { app = \"bot\" } }`"
+            }
+            Self::TooManyBound(_) => "use a pattern that covers several",
+            Self::OutOfRange { .. } => "write a smaller number that is not 0, or leave the key out",
+            Self::Rate { .. } => "write it as in \"60/min\"",
+            Self::TrustFile { .. } => "write a path from the folder of the policy",
+            Self::TrustEmpty(_) | Self::TrustPem { .. } => {
+                "write a file of PEM certificates: `-----BEGIN CERTIFICATE-----` and so on"
+            }
+            Self::ClientKey => "write a file of a PEM key: `-----BEGIN PRIVATE KEY-----` and so on",
+            Self::Proxy(_) => "write host and port alone, as in \"http://proxy.example.com:3128\"",
+            Self::NoProxyAlone => "delete it, or add `proxy`",
+            Self::TooManyTests => "keep those that differ in what the policy says",
+            Self::TestInput => "ask one thing: `input = { http = \"https://api.example.com/\" }`",
+            Self::Query(_) => {
+                "write it as in `http = \"https://api.example.com/\"` or `connect = \"api.example.com:443\"`"
+            }
+            Self::TestRule(_) => "write the `id` of a rule in this file",
+            Self::TestReason => "leave `reason` out, or expect \"deny\"",
             Self::Shadowed { .. } => {
                 "delete it, or move it before the other if it should be the one in the records"
             }

@@ -5,48 +5,96 @@
 use std::fmt::{self, Display, Write as _};
 
 use super::{
-    Denial, DenyReason, Request,
+    Action, Denial, DenyReason, Rate, Request,
     rule::{Ask, Outcome, Rule, Target, Traffic},
 };
-use crate::names::HostName;
+use crate::names::{HostName, RuleId};
 
 /// How many entries of a list are worth reading in a sentence.
 const SHOWN: usize = 8;
+/// How many characters of a condition are.
+const CONDITION_SHOWN: usize = 200;
 
 /// What a rule has to say to a request, after "the rule …".
 pub(super) fn finding(rule: &Rule, target: &Target, outcome: Outcome, ask: Ask<'_>) -> String {
+    let does = match rule.action {
+        Action::Allow => "allows",
+        Action::Approve => "asks about",
+        Action::Deny => "refuses",
+    };
     match outcome {
         Outcome::OtherHost => format!(
             "names other hosts: {}",
             List(rule.targets.iter().map(|target| &target.hosts))
         ),
         Outcome::OtherPort => format!(
-            "allows {} on no port but {}",
+            "{does} {} on no port but {}",
             target.hosts,
             List(target.ports.iter())
         ),
+        Outcome::Later => format!("{does} some of what is sent there, and is asked again then"),
         Outcome::OtherTraffic => {
             "allows HTTP and TLS there, and this is a connection by address that is neither".into()
         }
         Outcome::NeedsInspection => {
-            "limits methods or paths, which TLS hides, and this build cannot open TLS".into()
+            "looks at requests, which TLS hides, and TLS is not opened there".into()
+        }
+        Outcome::Hides => {
+            format!("{does} some HTTP requests there, and what goes through is not opened")
         }
         Outcome::OtherMethod => match &rule.traffic {
             Traffic::Web { methods, .. } => {
-                format!("allows no method but {}", List(methods.iter()))
+                format!("{does} no method but {}", List(methods.iter()))
             }
             Traffic::Tcp => String::new(),
         },
-        Outcome::OtherPath if !ask.plain_path => {
-            "limits paths, and this one has what servers read in different ways: dot segments, `//`, `;`, `\\`, or such bytes encoded".into()
-        }
+        Outcome::OtherPath if !ask.plain_path => format!("limits paths, and {UNPLAIN}"),
         Outcome::OtherPath => match &rule.traffic {
-            Traffic::Web { paths, .. } => format!("allows no path but {}", List(paths.iter())),
+            Traffic::Web { paths, .. } => format!("{does} no path but {}", List(paths.iter())),
             Traffic::Tcp => String::new(),
+        },
+        Outcome::OtherUpgrade => format!("{does} no WebSocket"),
+        Outcome::ConditionNotMet => format!("{does} it only where {}", Condition(rule)),
+        Outcome::ConditionFailed => match rule.condition(ask) {
+            Some(Err(trouble)) => format!("has a condition, {}: {trouble}", Condition(rule)),
+            Some(Ok(_)) | None => "has a condition that could not be evaluated".into(),
+        },
+        Outcome::Asks | Outcome::Denies => match (&rule.traffic, ask.request) {
+            (Traffic::Web { paths, .. }, Request::Http { .. })
+                if !paths.is_empty() && !ask.plain_path =>
+            {
+                format!("{does} some paths, and {UNPLAIN}")
+            }
+            (Traffic::Web { .. } | Traffic::Tcp, Request::Http { .. }) => match rule.condition(ask)
+            {
+                Some(Err(trouble)) => {
+                    format!("{does} it, as its condition has no value: {trouble}")
+                }
+                Some(Ok(_)) | None => format!("{does} it"),
+            },
+            (Traffic::Web { .. } | Traffic::Tcp, _) => format!("{does} it"),
         },
         Outcome::Allows => "allows it".into(),
     }
 }
+
+/// The condition of a rule, in quotes.
+struct Condition<'a>(&'a Rule);
+
+impl Display for Condition<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = self.0.when.as_ref().map_or("", |when| when.text());
+        let mut shown = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        if let Some((cut, _)) = shown.char_indices().nth(CONDITION_SHOWN) {
+            shown.truncate(cut);
+            shown.push('…');
+        }
+        write!(f, "`{shown}`")
+    }
+}
+
+/// What keeps a path from being compared.
+const UNPLAIN: &str = "this one has what servers read in different ways: dot segments, `//`, `;`, `\\`, or such bytes encoded";
 
 /// The refusal that the nearest rule explains.
 pub(super) fn refusal(rule: &Rule, target: &Target, outcome: Outcome, ask: Ask<'_>) -> Denial {
@@ -54,6 +102,7 @@ pub(super) fn refusal(rule: &Rule, target: &Target, outcome: Outcome, ask: Ask<'
         Outcome::OtherHost => return no_rule(ask.request),
         // Nobody asks for the refusal of what is allowed; refuse rather than argue.
         Outcome::Allows => return no_rule(ask.request),
+        Outcome::Later => return no_rule(ask.request),
         Outcome::OtherPort => (
             DenyReason::PortNotAllowed,
             "ask for this port to be added".into(),
@@ -68,10 +117,11 @@ pub(super) fn refusal(rule: &Rule, target: &Target, outcome: Outcome, ask: Ask<'
         Outcome::NeedsInspection => (
             DenyReason::NeedsInspection,
             format!(
-                "use plain HTTP, or ask for a rule that allows {} without methods and paths",
+                "use plain HTTP, or ask for a rule that allows {} whatever is said",
                 Destination(ask.request)
             ),
         ),
+        Outcome::Hides => (DenyReason::NeedsInspection, "use plain HTTP".into()),
         Outcome::OtherMethod => (
             DenyReason::MethodNotAllowed,
             "ask for this method to be added".into(),
@@ -83,6 +133,26 @@ pub(super) fn refusal(rule: &Rule, target: &Target, outcome: Outcome, ask: Ask<'
         Outcome::OtherPath => (
             DenyReason::PathNotAllowed,
             "ask for this path to be added".into(),
+        ),
+        Outcome::OtherUpgrade => (
+            DenyReason::WebsocketNotAllowed,
+            "ask for a rule with `websocket = true`".into(),
+        ),
+        Outcome::ConditionNotMet => (
+            DenyReason::ConditionNotMet,
+            "keep to it, or ask for it to be changed".into(),
+        ),
+        Outcome::ConditionFailed => (
+            DenyReason::ConditionFailed,
+            "send what it looks at, or ask for it to be changed".into(),
+        ),
+        Outcome::Asks => (
+            DenyReason::ApprovalRequired,
+            "a human would have to approve, and nothing can ask one yet".into(),
+        ),
+        Outcome::Denies => (
+            DenyReason::DeniedByRule,
+            "do without, or ask for this rule to be changed".into(),
         ),
     };
     Denial {
@@ -106,11 +176,46 @@ pub(super) fn no_rule(request: &Request<'_>) -> Denial {
     }
 }
 
+impl Denial {
+    /// The refusal of a DNS question that is one too many.
+    #[must_use]
+    pub fn questions_limited(rate: Rate) -> Self {
+        Self {
+            rule: None,
+            reason: DenyReason::RateLimited,
+            hint: format!("this policy answers {rate} questions; wait, then ask again"),
+        }
+    }
+
+    /// The refusal of what is allowed, only not as often.
+    #[must_use]
+    pub fn rate_limited(rule: Option<&RuleId>, rate: Rate) -> Self {
+        let who = rule.map_or_else(
+            || "this policy allows an agent".to_owned(),
+            |rule| format!("rule `{rule}` allows"),
+        );
+        Self {
+            rule: rule.cloned(),
+            reason: DenyReason::RateLimited,
+            hint: format!("{who} {rate} requests; wait, then try again"),
+        }
+    }
+}
+
 pub(super) fn dns_off() -> Denial {
     Denial {
         rule: None,
         reason: DenyReason::DnsOff,
         hint: "this policy has DNS off; connect through the gateway as an HTTP proxy, which looks names up itself".into(),
+    }
+}
+
+/// The refusal of a name for what it looks like.
+pub(super) fn dns_shape(reason: DenyReason) -> Denial {
+    Denial {
+        rule: None,
+        reason,
+        hint: "this policy answers no name that is so long or looks so random; ask for a rule that names it in full".into(),
     }
 }
 

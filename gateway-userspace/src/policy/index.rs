@@ -150,6 +150,11 @@ impl Index {
         found
     }
 
+    /// Whether some rule has this name word for word.
+    pub(super) fn names(&self, name: &HostName) -> bool {
+        self.names.contains_key(name)
+    }
+
     /// Whether some rule covers this name, with whatever port.
     pub(super) fn knows(&self, name: &HostName, rules: &[Rule]) -> bool {
         let mut known = false;

@@ -9,20 +9,26 @@ use sha2::{Digest as _, Sha256};
 use toml::{Spanned, de::DeTable};
 
 use super::{
-    Compiled, Fault, Mode, Policy, PolicyErrors,
+    Compiled, Fault, Mode, Policy, PolicyErrors, Upstream,
+    carry::Files,
     fault::FILE_MAX,
     index::Index,
     report::{Problems, is_hidden},
 };
 use crate::names::{AgentId, PolicyDigest};
 
+mod bind;
 mod egress;
+mod json_schema;
 mod process;
 mod reader;
 mod schema;
 mod sections;
 mod shadow;
+mod test;
+mod upstream;
 
+pub(super) use json_schema::document as json_schema;
 use reader::Section;
 
 /// Reads and compiles a file.
@@ -33,13 +39,16 @@ pub(super) fn file(path: &Path) -> Result<Policy, PolicyErrors> {
         // One byte more than allowed tells a file that is too large, however long it is.
         .and_then(|file| file.take(FILE_MAX as u64 + 1).read_to_end(&mut bytes));
     match read {
-        Ok(_) => self::bytes(&name, &bytes),
+        Ok(_) => {
+            let folder = path.parent().unwrap_or(Path::new(""));
+            self::bytes(&name, &bytes, Files::Folder(folder))
+        }
         Err(error) => Err(whole(&name, Fault::Unreadable(error))),
     }
 }
 
 /// Compiles what a file holds.
-pub(super) fn bytes(name: &str, bytes: &[u8]) -> Result<Policy, PolicyErrors> {
+pub(super) fn bytes(name: &str, bytes: &[u8], files: Files<'_>) -> Result<Policy, PolicyErrors> {
     if bytes.len() > FILE_MAX {
         return Err(whole(name, Fault::TooLarge));
     }
@@ -50,7 +59,7 @@ pub(super) fn bytes(name: &str, bytes: &[u8]) -> Result<Policy, PolicyErrors> {
     let mut problems = Problems::default();
     let compiled = document(text, &mut problems).and_then(|document| {
         // Warnings are about a policy that works.
-        compile(document, digest, &mut problems)
+        compile(document, digest, files, &mut problems)
     });
     let has_errors = problems.has_errors();
     let problems = problems.finish(name, text);
@@ -61,6 +70,7 @@ pub(super) fn bytes(name: &str, bytes: &[u8]) -> Result<Policy, PolicyErrors> {
             Ok(Policy {
                 agent: compiled.agent.clone(),
                 mode: compiled.mode,
+                node: None,
                 inner: Arc::new(compiled),
             })
         }
@@ -99,6 +109,7 @@ fn document<'i>(text: &'i str, problems: &mut Problems) -> Option<Spanned<DeTabl
 fn compile(
     document: Spanned<DeTable<'_>>,
     digest: PolicyDigest,
+    files: Files<'_>,
     problems: &mut Problems,
 ) -> Option<Compiled> {
     let mut root = Section::new(document, &schema::ROOT, problems);
@@ -114,6 +125,7 @@ fn compile(
     });
     let mode: Mode = root.word("mode", problems);
     let assurance = root.word("assurance", problems);
+    let inspect = root.word("inspect", problems);
     let network = sections::network(
         root.section("network", &schema::NETWORK, problems),
         problems,
@@ -123,11 +135,19 @@ fn compile(
         problems,
     );
     let dns = sections::dns(root.section("dns", &schema::DNS, problems), problems);
-    let statics = sections::resolve(
-        root.section("upstream", &schema::UPSTREAM, problems),
-        problems,
-    );
-    let drafts = egress::rules(root.sections("egress", &schema::EGRESS, problems), problems);
+    let bind = bind::bind(root.section("bind", &schema::BIND, problems), problems);
+    let mut limit = root.section("limit", &schema::LIMIT, problems);
+    let requests = egress::rate("requests", &mut limit, problems);
+    let mut section = root.section("upstream", &schema::UPSTREAM, problems);
+    let (trust, mut attached) = upstream::trust(&mut section, files, problems);
+    let client = upstream::client(&mut section, files, &mut attached, problems);
+    let proxy = upstream::proxy(&mut section, problems);
+    let statics = sections::resolve(section, problems);
+    let egress = root.sections("egress", &schema::EGRESS, problems);
+    let drafts = egress::rules(egress, inspect, problems);
+    let known: Vec<_> = drafts.iter().map(|draft| &draft.rule).collect();
+    let tests = root.sections("test", &schema::TEST, problems);
+    let tests = test::tests(tests, &known, problems);
     if problems.has_errors() {
         return None;
     }
@@ -137,7 +157,12 @@ fn compile(
         .unzip();
     let index = Index::new(&rules);
     shadow::warn(&rules, &places, &index, problems);
-    let upstream = sections::upstream(statics, &rules, &index, problems);
+    let upstream = Upstream {
+        resolve: sections::settle(statics, &rules, &index, problems),
+        trust,
+        client,
+        proxy,
+    };
     Some(Compiled {
         digest,
         agent: agent?,
@@ -147,8 +172,13 @@ fn compile(
         process,
         dns,
         upstream,
+        inspect,
+        requests,
+        bind,
+        attached,
         rules,
         index,
+        tests,
         warnings: Problems::default().finish("", ""),
         source: String::new(),
     })

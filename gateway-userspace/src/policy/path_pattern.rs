@@ -97,6 +97,47 @@ impl PathPattern {
     }
 }
 
+impl PathPattern {
+    /// As [`Self::matches`], with percent-encoding taken off both: what a server may read as a
+    /// path that the pattern covers.
+    #[must_use]
+    pub(super) fn may_match(&self, path: &str) -> bool {
+        let mut segments = path.split('/');
+        for expected in self.0.split('/') {
+            match (expected, segments.next()) {
+                ("**", Some(_)) => return true,
+                ("*", Some(segment)) if !segment.is_empty() => {}
+                (literal, Some(segment))
+                    if literal != "*" && decoded(literal).eq(decoded(segment)) => {}
+                (_, Some(_) | None) => return false,
+            }
+        }
+        segments.next().is_none()
+    }
+}
+
+/// The bytes that a text with percent-encoding stands for.
+fn decoded(text: &str) -> impl Iterator<Item = u8> {
+    let mut rest = text.as_bytes();
+    std::iter::from_fn(move || {
+        let (byte, after) = match rest {
+            [b'%', high, low, after @ ..] => {
+                let digit = |b: u8| char::from(b).to_digit(16);
+                let value = digit(*high).zip(digit(*low));
+                let value = value.and_then(|(high, low)| u8::try_from(high << 4 | low).ok());
+                match value {
+                    Some(value) => (value, after),
+                    None => (b'%', rest.get(1..)?),
+                }
+            }
+            [byte, after @ ..] => (*byte, after),
+            [] => return None,
+        };
+        rest = after;
+        Some(byte)
+    })
+}
+
 impl fmt::Display for PathPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -161,6 +202,26 @@ mod tests {
 
     fn pattern(text: &str) -> PathPattern {
         PathPattern::parse(text).expect("a pattern")
+    }
+
+    #[test]
+    fn a_refusing_pattern_sees_through_encoding() {
+        for (text, yes, no) in [
+            (
+                "/admin/**",
+                &["/%61dmin/x", "/admin/", "/%61%64min/"][..],
+                &["/admin", "/b/x"][..],
+            ),
+            ("/a%20b", &["/a%20b", "/%61%20%62"], &["/ab", "/a+b"]),
+            ("/*/x", &["/a/%78"], &["/x", "//x"]),
+        ] {
+            for path in yes {
+                assert!(pattern(text).may_match(path), "{text} may cover {path}");
+            }
+            for path in no {
+                assert!(!pattern(text).may_match(path), "{text} misses {path}");
+            }
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::{
-    Denial, DenyReason, Grant, Permit,
+    Denial, DenyReason, Grant, Mode, NodeLeave, Permit, PrivateLeave, Rate, UpstreamProxy,
     address::{AddressClass, classify},
 };
 use crate::names::{Host, RuleId};
@@ -15,10 +15,28 @@ impl Grant {
         self.rule.as_ref()
     }
 
+    /// How often the rule allows it, and whether what is more is refused.
+    #[must_use]
+    pub const fn limit(&self) -> Option<(Rate, Mode)> {
+        self.limit
+    }
+
     /// The refusal that observe mode does not carry out.
     #[must_use]
     pub const fn observed(&self) -> Option<&Denial> {
         self.observed.as_ref()
+    }
+
+    /// The same grant, held to its addresses also in observe mode.
+    pub(super) fn enforced(self) -> Self {
+        Self {
+            observes: false,
+            node: self.node.map(|node| NodeLeave {
+                observes: false,
+                ..node
+            }),
+            ..self
+        }
     }
 
     /// Turns the grant into leave to dial, for those of the addresses that are fit: public ones;
@@ -35,12 +53,18 @@ impl Grant {
         let mut fit = Vec::with_capacity(addresses.len());
         let mut unfit = Vec::new();
         let mut needs_private = false;
+        // Whether whoever has something against an unfit address only observes.
+        let mut passes = true;
         for address in addresses.iter().map(IpAddr::to_canonical) {
             let class = classify(address);
-            if self.may_reach(address, class) {
+            let own = may_reach(self.private.as_ref(), address, class);
+            let node = self.node.as_ref();
+            let by_node = node.is_none_or(|it| may_reach(it.private.as_ref(), address, class));
+            if own && by_node {
                 needs_private |= class != AddressClass::Public;
                 fit.push(SocketAddr::new(address, port));
             } else {
+                passes &= (own || self.observes) && (by_node || node.is_some_and(|it| it.observes));
                 unfit.push((class, SocketAddr::new(address, port)));
             }
         }
@@ -49,6 +73,7 @@ impl Grant {
             return Ok(Permit {
                 rule: private.map(|private| private.rule).or(self.rule),
                 addresses: fit,
+                beyond: None,
                 observed: self.observed,
             });
         }
@@ -57,23 +82,59 @@ impl Grant {
             return Err(no_address(host, self.rule));
         };
         let denial = refusal(host, worst.ip(), *class, self.rule.clone());
-        if !self.observes {
+        if !passes {
             return Err(denial);
         }
         Ok(Permit {
             rule: None,
             addresses: unfit.into_iter().map(|(_, address)| address).collect(),
+            beyond: None,
             observed: self.observed.or(Some(denial)),
         })
     }
 
-    fn may_reach(&self, address: IpAddr, class: AddressClass) -> bool {
-        match (class, &self.private) {
-            (AddressClass::Public, _) => true,
-            (AddressClass::Private, private) => private.is_some(),
-            (AddressClass::Metadata, Some(private)) => private.named.contains(&address),
-            (AddressClass::Metadata, None) | (AddressClass::Never, _) => false,
+    /// Turns the grant into leave to ask the proxy for the host. Addresses of the host that are
+    /// known here are held to the same as in [`Self::pin`]; what the proxy makes of a name is its
+    /// own affair.
+    ///
+    /// # Errors
+    /// As [`Self::pin`], and when the proxy has no address.
+    pub fn through(
+        self,
+        host: &Host,
+        port: u16,
+        known: &[IpAddr],
+        proxy: &UpstreamProxy,
+        addresses: &[IpAddr],
+    ) -> Result<Permit, Denial> {
+        let (rule, observed, place) = match known.first().copied().or(host.address()) {
+            None => (self.rule, self.observed, host.clone()),
+            Some(_) => {
+                let permit = self.pin(host, port, known)?;
+                let first = permit.addresses.first().map(SocketAddr::ip);
+                let place = first.map_or_else(|| host.clone(), Host::Address);
+                (permit.rule, permit.observed, place)
+            }
+        };
+        if addresses.is_empty() {
+            return Err(no_address(&proxy.host, rule));
         }
+        let to_proxy = |ip: &IpAddr| SocketAddr::new(ip.to_canonical(), proxy.port);
+        Ok(Permit {
+            rule,
+            addresses: addresses.iter().map(to_proxy).collect(),
+            beyond: Some((place, port)),
+            observed,
+        })
+    }
+}
+
+fn may_reach(private: Option<&PrivateLeave>, address: IpAddr, class: AddressClass) -> bool {
+    match (class, private) {
+        (AddressClass::Public, _) => true,
+        (AddressClass::Private, private) => private.is_some(),
+        (AddressClass::Metadata, Some(private)) => private.named.contains(&address),
+        (AddressClass::Metadata, None) | (AddressClass::Never, _) => false,
     }
 }
 

@@ -4,13 +4,20 @@ use std::net::SocketAddr;
 
 use url::Url;
 
-use super::{Request, settings::record_type};
+use super::{OwnedFacts, Policy, Request, Scheme, settings::record_type};
 use crate::names::{BadHost, Host, HostName};
 
 /// An owned [`Request`].
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub enum Query {
-    /// `http://…`.
+    /// A tunnel.
+    Connect {
+        /// Host.
+        host: Host,
+        /// Port.
+        port: u16,
+    },
+    /// `http://…`, or what is inside TLS.
     Http {
         /// Host.
         host: Host,
@@ -20,6 +27,8 @@ pub enum Query {
         method: String,
         /// Path.
         path: String,
+        /// What else is known of it.
+        facts: OwnedFacts,
     },
     /// `https://…`: method and path are hidden in TLS.
     Tls {
@@ -53,6 +62,12 @@ pub enum BadQuery {
     /// A URL of another scheme.
     #[error("`{0}` is neither http:// nor https://; for other protocols there is --tcp")]
     Scheme(String),
+    /// No place.
+    #[error("`{0}` is not a host with a port: write both, as in api.example.com:443")]
+    Place(String),
+    /// No address.
+    #[error("`{0}` is not an address with a port: write both, as in 192.0.2.7:5432")]
+    Address(String),
     /// No host.
     #[error("`{text}`: {bad}")]
     Host {
@@ -67,11 +82,11 @@ pub enum BadQuery {
 }
 
 impl Query {
-    /// An HTTP request, or for `https` the TLS connection around it.
+    /// An HTTP request, for `https` the one inside TLS.
     ///
     /// # Errors
     /// [`BadQuery`] if it is no URL of HTTP.
-    pub fn url(text: &str, method: &str) -> Result<Self, BadQuery> {
+    pub fn http(text: &str, method: &str) -> Result<Self, BadQuery> {
         let not_one = || BadQuery::Url(text.to_owned());
         let url = Url::parse(text).map_err(|_| not_one())?;
         let tls = match url.scheme() {
@@ -81,18 +96,50 @@ impl Query {
         };
         // As written, like a client sends it that does not tidy up: the URL standard reads
         // `0x7f.1` as an address and takes dot segments out of paths.
-        let (host, path) = split(text).ok_or_else(not_one)?;
+        let (host, path, query) = split(text).ok_or_else(not_one)?;
         let host = parse_host(host)?;
         let port = url.port_or_known_default().ok_or_else(not_one)?;
-        if tls {
-            return Ok(Self::Tls { host, port });
-        }
         Ok(Self::Http {
             host,
             port,
             method: method.to_owned(),
             path: path.to_owned(),
+            facts: OwnedFacts {
+                scheme: if tls { Scheme::Https } else { Scheme::Http },
+                query: query.to_owned(),
+                ..OwnedFacts::default()
+            },
         })
+    }
+
+    /// The same as a gateway under this policy sees it: TLS that it does not open tells no more
+    /// than the host.
+    #[must_use]
+    pub fn seen_under(self, policy: &Policy) -> Self {
+        match self {
+            Self::Http {
+                host, port, facts, ..
+            } if facts.scheme == Scheme::Https && !policy.inspects(&host, port) => {
+                Self::Tls { host, port }
+            }
+            other => other,
+        }
+    }
+
+    /// A tunnel to `host:port`.
+    ///
+    /// # Errors
+    /// [`BadQuery`] if it is none.
+    pub fn connect(text: &str) -> Result<Self, BadQuery> {
+        parse_place(text).map(|(host, port)| Self::Connect { host, port })
+    }
+
+    /// TLS to `host:port`, unopened.
+    ///
+    /// # Errors
+    /// [`BadQuery`] if it is none.
+    pub fn tls(text: &str) -> Result<Self, BadQuery> {
+        parse_place(text).map(|(host, port)| Self::Tls { host, port })
     }
 
     /// A connection by address.
@@ -119,38 +166,68 @@ impl Query {
         })
     }
 
-    /// The request to decide.
-    #[must_use]
-    pub fn request(&self) -> Request<'_> {
+    /// Lends the request to decide.
+    pub fn with<T>(&self, decide: impl FnOnce(&Request<'_>) -> T) -> T {
         match self {
+            Self::Connect { host, port } => decide(&Request::Connect { host, port: *port }),
             Self::Http {
                 host,
                 port,
                 method,
                 path,
-            } => Request::Http {
-                host,
-                port: *port,
-                method,
-                path,
-            },
-            Self::Tls { host, port } => Request::Tls { host, port: *port },
-            Self::Tcp { destination, names } => Request::Tcp {
+                facts,
+            } => facts.with(|facts| {
+                decide(&Request::Http {
+                    host,
+                    port: *port,
+                    method,
+                    path,
+                    facts,
+                })
+            }),
+            Self::Tls { host, port } => decide(&Request::Tls { host, port: *port }),
+            Self::Tcp { destination, names } => decide(&Request::Tcp {
                 destination: *destination,
                 names,
-            },
-            Self::Dns { name, record_type } => Request::Dns {
+            }),
+            Self::Dns { name, record_type } => decide(&Request::Dns {
                 name,
                 record_type: *record_type,
-            },
+            }),
         }
     }
 }
 
-/// Host and path of a URL that the URL standard takes.
-fn split(url: &str) -> Option<(&str, &str)> {
+impl Query {
+    /// Where it goes; nowhere for a DNS question.
+    #[must_use]
+    pub fn place(&self) -> Option<(Host, u16)> {
+        match self {
+            Self::Connect { host, port }
+            | Self::Http { host, port, .. }
+            | Self::Tls { host, port } => Some((host.clone(), *port)),
+            Self::Tcp { destination, .. } => Some((
+                Host::Address(destination.ip().to_canonical()),
+                destination.port(),
+            )),
+            Self::Dns { .. } => None,
+        }
+    }
+}
+
+/// `host:port`
+fn parse_place(text: &str) -> Result<(Host, u16), BadQuery> {
+    let not_one = || BadQuery::Place(text.to_owned());
+    let (host, port) = text.rsplit_once(':').ok_or_else(not_one)?;
+    let port = port.parse().map_err(|_| not_one())?;
+    Ok((parse_host(host)?, port))
+}
+
+/// Host, path and query of a URL that the URL standard takes.
+fn split(url: &str) -> Option<(&str, &str, &str)> {
     let (_, rest) = url.split_once("//")?;
-    let rest = rest.split(['?', '#']).next()?;
+    let rest = rest.split('#').next()?;
+    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
     let (authority, path) = match rest.find('/') {
         Some(slash) => rest.split_at(slash),
         None => (rest, "/"),
@@ -160,7 +237,7 @@ fn split(url: &str) -> Option<(&str, &str)> {
         Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
         Some(_) | None => host,
     };
-    Some((host, path))
+    Some((host, path, query))
 }
 
 fn parse_host(text: &str) -> Result<Host, BadQuery> {
@@ -187,6 +264,7 @@ mod tests {
             port,
             method: "GET".into(),
             path: path.into(),
+            facts: OwnedFacts::default(),
         }
     }
 
@@ -201,8 +279,8 @@ mod tests {
     fn urls_are_taken_as_written() {
         for (text, expected) in [
             ("http://a.example", http("a.example", 80, "/")),
-            ("http://a.example?q#f", http("a.example", 80, "/")),
-            ("http://a.example:8080/x?q", http("a.example", 8080, "/x")),
+            ("http://a.example#f?q", http("a.example", 80, "/")),
+            ("http://a.example:8080/x?", http("a.example", 8080, "/x")),
             ("http://u:p@a.example/x", http("a.example", 80, "/x")),
             (
                 "http://a.example/a/../%2e",
@@ -210,16 +288,23 @@ mod tests {
             ),
             ("http://[::1]:8080/", http("::1", 8080, "/")),
             ("http://[::1]/", http("::1", 80, "/")),
+        ] {
+            assert_eq!(Query::http(text, "GET").as_ref(), Ok(&expected), "{text}");
+        }
+        let shut = Policy::locked_down();
+        for (text, expected) in [
             ("https://a.example/x", tls("a.example", 443)),
             ("https://A.example:8443", tls("a.example", 8443)),
+            ("http://a.example/x", http("a.example", 80, "/x")),
         ] {
-            assert_eq!(Query::url(text, "GET").as_ref(), Ok(&expected), "{text}");
+            let query = Query::http(text, "GET").expect("a request");
+            assert_eq!(query.seen_under(&shut), expected, "{text}");
         }
     }
 
     #[test]
     fn what_is_no_request_says_why() {
-        let url = |text: &str| Query::url(text, "GET").expect_err("no request");
+        let url = |text: &str| Query::http(text, "GET").expect_err("no request");
         assert_eq!(url("a.example"), BadQuery::Url("a.example".into()));
         assert_eq!(url("ftp://a.example"), BadQuery::Scheme("ftp".into()));
         assert_eq!(

@@ -1,11 +1,16 @@
 //! What a policy says beside its rules: mode, floor, network, DNS, static names.
 
-use std::{collections::HashMap, net::IpAddr, path::PathBuf, str::FromStr as _};
+use std::{collections::HashMap, net::IpAddr, path::PathBuf, str::FromStr as _, sync::Arc};
 
 use hickory_proto::rr::RecordType;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde::Serialize;
 
-use crate::{identity::Assurance, names::HostName};
+use super::{HostPattern, Rate};
+use crate::{
+    identity::Assurance,
+    names::{Host, HostName},
+};
 
 /// A setting that is written as one word of a few.
 pub(crate) trait Word: Copy + PartialEq + Sized + 'static {
@@ -34,6 +39,46 @@ pub enum Mode {
 impl Word for Mode {
     const WORDS: &'static [(&'static str, Self)] =
         &[("enforce", Self::Enforce), ("observe", Self::Observe)];
+}
+
+/// Whether TLS is opened to read what is inside.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Inspect {
+    /// Where a rule could decide only inside.
+    Auto,
+    /// Everywhere.
+    Always,
+    /// Nowhere: what could be decided only inside is refused.
+    Never,
+}
+
+impl Word for Inspect {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("auto", Self::Auto),
+        ("always", Self::Always),
+        ("never", Self::Never),
+    ];
+}
+
+/// What a rule does with what it covers. Ordered: the later wins, whatever the order of the file.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// It passes.
+    Allow,
+    /// A human is to be asked.
+    Approve,
+    /// It is refused.
+    Deny,
+}
+
+impl Word for Action {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("allow", Self::Allow),
+        ("approve", Self::Approve),
+        ("deny", Self::Deny),
+    ];
 }
 
 impl Word for Assurance {
@@ -160,6 +205,16 @@ pub struct Dns {
     pub mode: DnsMode,
     /// Record types that are refused for every name. Default: [`Dns::DENY_TYPES`].
     pub deny_types: Vec<u16>,
+    /// Record types besides which none is answered. Default: all that are not refused.
+    pub allow_types: Option<Vec<u16>>,
+    /// Octets of the longest label that is asked for. Default: 63.
+    pub max_label: u8,
+    /// Octets of the longest name that is asked for. Default: 253.
+    pub max_name: u8,
+    /// Thousandths of a bit for each octet that a long label may have. Default: any.
+    pub entropy: Option<u16>,
+    /// Questions that the agent may ask. Default: no limit.
+    pub rate: Option<Rate>,
 }
 
 impl Dns {
@@ -172,6 +227,59 @@ impl Dns {
 pub struct Upstream {
     /// Names with fixed addresses, which are not looked up. Never an empty list.
     pub resolve: HashMap<HostName, Vec<IpAddr>>,
+    /// Roots that certificates may lead to, beside the system's.
+    pub trust: Vec<CertificateDer<'static>>,
+    /// Certificates that are shown to upstreams that ask; for a host, the first that names it.
+    pub client: Vec<Arc<ClientCertificate>>,
+    /// The proxy that connections go through. Default: none.
+    pub proxy: Option<UpstreamProxy>,
+}
+
+impl Upstream {
+    /// The certificate that this host is shown, if it asks.
+    #[must_use]
+    pub fn client_for(&self, host: &Host) -> Option<&Arc<ClientCertificate>> {
+        let shown = |it: &&Arc<ClientCertificate>| it.hosts.iter().any(|hosts| hosts.covers(host));
+        self.client.iter().find(shown)
+    }
+}
+
+/// `[[upstream.client]]`: who the gateway is to some upstreams.
+#[derive(PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// Hosts that it is shown to.
+    pub hosts: Vec<HostPattern>,
+    /// The certificate, with its chain.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// Its key.
+    pub key: PrivateKeyDer<'static>,
+}
+
+impl std::fmt::Debug for ClientCertificate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ClientCertificate")
+            .field("hosts", &self.hosts)
+            .finish_non_exhaustive()
+    }
+}
+
+/// `proxy` and `no_proxy` of `[upstream]`: an HTTP proxy that takes CONNECT.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct UpstreamProxy {
+    /// Its host.
+    pub host: Host,
+    /// Its port.
+    pub port: u16,
+    /// Hosts that are reached without it.
+    pub without: Vec<HostPattern>,
+}
+
+impl UpstreamProxy {
+    /// Whether connections to this host go through it.
+    #[must_use]
+    pub fn takes(&self, host: &Host) -> bool {
+        !self.without.iter().any(|hosts| hosts.covers(host))
+    }
 }
 
 /// The number of a DNS record type, by its name or as `TYPE65`.

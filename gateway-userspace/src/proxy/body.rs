@@ -6,7 +6,6 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use tokio::{io::AsyncWriteExt as _, net::tcp::WriteHalf};
 
 use super::{
     activity::Activity,
@@ -16,7 +15,7 @@ use super::{
         framing::Body,
         response::Coding,
     },
-    wire::{Input, send_both},
+    wire::{Input, Output},
 };
 use crate::config::Limits;
 
@@ -40,6 +39,15 @@ enum Rest {
 }
 
 impl Rest {
+    fn of(body: Body, limits: &Limits) -> Self {
+        match body {
+            Body::Empty => Self::Exactly(0),
+            Body::Exactly(length) => Self::Exactly(length),
+            Body::UntilClose => Self::UntilClose,
+            Body::Chunked => Self::Chunked(Decoder::new(limits.head_bytes, limits.head_fields)),
+        }
+    }
+
     fn step(&mut self, buffer: &mut BytesMut) -> Result<Step, ChunkError> {
         match self {
             Self::Chunked(decoder) => decoder.step(buffer),
@@ -56,12 +64,45 @@ impl Rest {
     }
 }
 
+/// Reads a whole body ahead without taking it, and answers with what it is; none if it is larger
+/// than the limit. Without a time limit of its own.
+///
+/// # Errors
+/// As [`Relay::run`], for the sender's side.
+pub(crate) async fn read_ahead(
+    input: &mut Input<'_>,
+    body: Body,
+    limits: &Limits,
+) -> Result<Option<Bytes>, RelayError> {
+    let mut rest = Rest::of(body, limits);
+    let (mut body, mut copied) = (BytesMut::new(), 0);
+    let mut copy = BytesMut::new();
+    loop {
+        copy.extend_from_slice(input.buffer.get(copied..).unwrap_or_default());
+        copied = input.buffer.len();
+        loop {
+            match rest.step(&mut copy).map_err(RelayError::Malformed)? {
+                Step::Data(data) => body.extend_from_slice(&data),
+                Step::End(_) => return Ok(Some(body.freeze())),
+                Step::Starved => break,
+            }
+        }
+        if copied > limits.body_ahead {
+            return Ok(None);
+        }
+        match input.fill().await {
+            Ok(1..) => {}
+            Ok(0) | Err(_) => return Err(RelayError::Source),
+        }
+    }
+}
+
 /// One direction of an exchange.
 pub(crate) struct Relay<'a, 'w> {
     /// Where the body comes from, directly behind its head.
     pub(crate) input: Input<'w>,
     /// Where it goes.
-    pub(crate) output: &'a mut WriteHalf<'w>,
+    pub(crate) output: &'a mut Output<'w>,
     /// Where it ends.
     pub(crate) body: Body,
     /// How it is marked on the way out.
@@ -78,12 +119,7 @@ impl Relay<'_, '_> {
     /// # Errors
     /// [`RelayError`] says which side failed.
     pub(crate) async fn run(mut self, head: BytesMut, limits: &Limits) -> Result<(), RelayError> {
-        let mut rest = match self.body {
-            Body::Empty => Rest::Exactly(0),
-            Body::Exactly(length) => Rest::Exactly(length),
-            Body::UntilClose => Rest::UntilClose,
-            Body::Chunked => Rest::Chunked(Decoder::new(limits.head_bytes, limits.head_fields)),
-        };
+        let mut rest = Rest::of(self.body, limits);
         // What must go out before the next piece of the body.
         let mut pending = head;
         loop {
@@ -123,9 +159,9 @@ impl Relay<'_, '_> {
             return Ok(());
         }
         let written: io::Result<()> = if pending.is_empty() {
-            self.output.write_all(&data).await
+            self.output.send(&data).await
         } else {
-            send_both(self.output, pending, data).await
+            self.output.send_both(pending, data).await
         };
         written.map_err(|_| RelayError::Sink)?;
         self.activity.touch();

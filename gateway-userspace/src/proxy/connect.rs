@@ -7,12 +7,15 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{
-    authorize,
+    authorize, authorize_there,
     entry::Entry,
     failure::Failure,
+    hello::{Hello, hello},
+    http2, inspect,
     reply::{self, Shape},
     session::{Scope, Session},
-    sniff::{Opening, hello, sniff},
+    sniff::{Opening, sniff},
+    standing::{Carries, Standing},
     tls, tunnel,
     upstream::Upstream,
     wire::Wire,
@@ -107,12 +110,8 @@ struct Tunnel<'a> {
 impl Tunnel<'_> {
     async fn serve(self, mut entry: Entry, mut agent: Wire, upstream: Upstream) {
         // Before a byte is read: with some protocols the server speaks first.
-        let raw = self.judge_raw(upstream.address);
-        let goes_raw = match &raw {
-            Decision::Allow(grant) => grant.observed().is_none(),
-            Decision::Deny(_) => false,
-        };
-        if goes_raw || !self.policy.sniffs(self.port) {
+        let raw = self.judge_raw(upstream.place());
+        if raw.is_allowed() || !self.policy.sniffs(self.port) {
             return self.relay_raw(raw, entry, agent, upstream).await;
         }
         match sniff(&mut agent, &self.core.context.limits).await {
@@ -123,11 +122,34 @@ impl Tunnel<'_> {
                 let _no_connect = session.with_upstream(upstream).run().await;
                 entry.done();
             }
-            Opening::Tls => match self.judge_tls(&mut entry, &mut agent, &upstream).await {
-                Ok(()) => {
-                    let wire = upstream.wire;
-                    tunnel::carry(self.core, entry, agent, wire, self.deadline).await;
+            Opening::Http2 => {
+                let scope = Scope::Tunnel(self.host.clone(), self.port);
+                let (core, peer) = (self.core, self.peer);
+                let upstream = http2::Client::over(core, upstream).await;
+                let agent = agent.into_pipe();
+                http2::serve(core, peer, &scope, agent, upstream.ok(), self.deadline).await;
+                entry.done();
+            }
+            Opening::Tls => match self.read_hello(&mut agent).await {
+                Ok(hello) if inspect::wanted(&self.policy, &hello, self.host, self.port) => {
+                    let opening = inspect::Opening {
+                        core: self.core,
+                        peer: self.peer,
+                        host: self.host,
+                        port: self.port,
+                        deadline: self.deadline,
+                    };
+                    opening.serve(entry, agent, &hello, upstream).await;
                 }
+                Ok(hello) => match self.judge_tls(&mut entry, &hello, &upstream).await {
+                    Ok(()) => {
+                        let carries = Carries::Tls(self.host);
+                        let standing = Standing::new(&self.policy, carries, &upstream);
+                        let (core, wire) = (self.core, upstream.wire);
+                        tunnel::carry(core, entry, agent, wire, self.deadline, standing).await;
+                    }
+                    Err(failure) => tls::refuse(entry, agent, &failure).await,
+                },
                 Err(failure) => tls::refuse(entry, agent, &failure).await,
             },
             Opening::Opaque | Opening::Silent => {
@@ -136,6 +158,18 @@ impl Tunnel<'_> {
             // Nothing came through it.
             Opening::Closed => entry.done(),
         }
+    }
+
+    /// Holds what comes through the tunnel to the address that was dialled.
+    async fn authorize(
+        &self,
+        entry: &mut Entry,
+        decision: Decision,
+        upstream: &Upstream,
+    ) -> Result<(), Failure> {
+        let (policy, host, at) = (&self.policy, self.host, upstream.known_address());
+        let there = authorize_there(self.core, policy, entry, decision, host, self.port, at);
+        there.await.map(drop)
     }
 
     fn judge_raw(&self, destination: SocketAddr) -> Decision {
@@ -153,53 +187,50 @@ impl Tunnel<'_> {
         agent: Wire,
         upstream: Upstream,
     ) {
-        let address = upstream.address;
-        let pinned = match decision {
-            Decision::Allow(grant) => grant.pin(self.host, self.port, &[address.ip()]),
-            Decision::Deny(denial) => Err(denial),
-        };
-        match pinned {
-            Ok(permit) => {
-                entry.permitted(&permit);
-                tunnel::carry(self.core, entry, agent, upstream.wire, self.deadline).await;
+        match self.authorize(&mut entry, decision, &upstream).await {
+            Ok(()) => {
+                let carries = Carries::Named(self.host);
+                let standing = Standing::new(&self.policy, carries, &upstream);
+                let (core, wire) = (self.core, upstream.wire);
+                tunnel::carry(core, entry, agent, wire, self.deadline, standing).await;
             }
-            Err(denial) => {
+            Err(failure) => {
                 agent.reset_on_close();
-                entry.failed(&Failure::Denied(denial));
+                entry.failed(&failure);
             }
         }
     }
 
-    /// Decides what TLS inside is for: the same host, at the address that was dialled.
-    async fn judge_tls(
-        &self,
-        entry: &mut Entry,
-        agent: &mut Wire,
-        upstream: &Upstream,
-    ) -> Result<(), Failure> {
-        let named = hello(agent.input(), &self.core.context.limits)
+    /// Reads for whom TLS inside is: it must be the same host.
+    async fn read_hello(&self, agent: &mut Wire) -> Result<Hello, Failure> {
+        let hello = hello(agent.input(), &self.core.context.limits)
             .await
             .map_err(Failure::Hello)?;
-        let same = match &named {
+        let same = match &hello.host {
             Some(named) => named == self.host,
             // TLS to an address names none (RFC 6066, 3).
             None => self.host.address().is_some(),
         };
-        if !same {
-            return Err(Failure::SniMismatch);
-        }
+        same.then_some(hello).ok_or(Failure::SniMismatch)
+    }
+
+    /// Decides TLS that stays closed, at the address that was dialled.
+    async fn judge_tls(
+        &self,
+        entry: &mut Entry,
+        hello: &Hello,
+        upstream: &Upstream,
+    ) -> Result<(), Failure> {
         let request = Request::Tls {
             host: self.host,
             port: self.port,
         };
-        let grant = match self.policy.decide(&request) {
-            Decision::Allow(grant) => grant,
-            Decision::Deny(denial) => return Err(Failure::Denied(denial)),
-        };
-        let permit = grant
-            .pin(self.host, self.port, &[upstream.address.ip()])
-            .map_err(Failure::Denied)?;
-        entry.permitted(&permit);
-        Ok(())
+        let decision = self.policy.decide(&request);
+        if hello.hides {
+            // Policy's own refusal is the better one, where it refuses.
+            self.authorize(entry, decision, upstream).await?;
+            return Err(Failure::HiddenHello);
+        }
+        self.authorize(entry, decision, upstream).await
     }
 }

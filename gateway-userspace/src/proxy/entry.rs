@@ -14,7 +14,7 @@ use crate::{
     app::Core,
     audit::{Blame, Kind, Outcome, Phase, Record, Slot, Subject},
     identity::Peer,
-    names::{Host, RuleId},
+    names::{AgentId, Host, RuleId},
     policy::{Denial, Grant, Permit, Policy},
 };
 
@@ -91,6 +91,11 @@ impl Entry {
         });
     }
 
+    /// The gateway reads it.
+    pub(crate) fn inspected(&mut self) {
+        self.edit(|record| record.inspected = true);
+    }
+
     /// Policy allows it; whether its addresses are fit is still open.
     pub(crate) fn granted(&mut self, grant: &Grant) {
         self.allowed(grant.rule(), grant.observed());
@@ -99,6 +104,18 @@ impl Entry {
     /// Policy allows it, for addresses that are fit.
     pub(crate) fn permitted(&mut self, permit: &Permit) {
         self.allowed(permit.rule(), permit.observed());
+    }
+
+    /// Whose it is.
+    pub(crate) fn agent(&self) -> Option<AgentId> {
+        self.pending
+            .as_ref()
+            .map(|(_, record)| record.agent.clone())
+    }
+
+    /// It passes though it should be refused.
+    pub(crate) fn observed(&mut self, denial: &Denial) {
+        self.allowed(None, Some(denial));
     }
 
     /// A rule allows it, or observe mode does not carry a refusal out.
@@ -147,7 +164,7 @@ impl Entry {
             if report.refuses {
                 record.outcome = Outcome::Deny;
             }
-            if let Failure::Denied(denial) = failure {
+            if let Some(denial) = failure.denial() {
                 record.rule.clone_from(&denial.rule);
             }
             record.hint = Some(failure.to_string());

@@ -3,7 +3,6 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::BytesMut;
-use tokio::io::AsyncWriteExt as _;
 
 use super::{
     activity::Activity,
@@ -16,12 +15,12 @@ use super::{
         request::RequestHead,
         response::{Coding, ResponseHead},
     },
-    wire::{Input, NoHead, Wire},
+    wire::{Input, NoHead, Output, Wire},
 };
 use crate::app::Core;
 
 /// Interim responses to one request. More are a loop.
-const INTERIM_MAX: u32 = 16;
+pub(crate) const INTERIM_MAX: u32 = 16;
 
 /// A request was carried out.
 #[derive(Debug)]
@@ -30,6 +29,8 @@ pub(crate) struct Done {
     pub(crate) agent_stays: bool,
     /// The upstream takes another.
     pub(crate) upstream_stays: bool,
+    /// The answer that switches protocols, of which the agent knows nothing yet.
+    pub(crate) switched: Option<ResponseHead>,
 }
 
 /// A request failed.
@@ -39,6 +40,8 @@ pub(crate) struct Halt {
     pub(crate) failure: Failure,
     /// Whether the agent has seen the beginning of the response.
     pub(crate) begun: bool,
+    /// Whether it was told why the rest does not come.
+    pub(crate) told: bool,
 }
 
 impl From<Failure> for Halt {
@@ -46,12 +49,23 @@ impl From<Failure> for Halt {
         Self {
             failure,
             begun: false,
+            told: false,
         }
     }
 }
 
-/// Sends `out` and the request's body, and relays the response. A response may come, and end,
-/// before the request does.
+/// A request that is to be carried out.
+pub(crate) struct Going<'a> {
+    /// As the agent sent it.
+    pub(crate) head: &'a RequestHead,
+    /// As the upstream gets it.
+    pub(crate) out: BytesMut,
+    /// Whether the agent may send another.
+    pub(crate) may_stay: bool,
+}
+
+/// Sends a request and its body, and relays the response, until `refused` says why no more.
+/// A response may come, and end, before the request does.
 ///
 /// # Errors
 /// Why it failed, and whether the response had begun.
@@ -60,10 +74,14 @@ pub(crate) async fn exchange(
     entry: &mut Entry,
     agent: &mut Wire,
     upstream: &mut Wire,
-    head: &RequestHead,
-    out: BytesMut,
-    may_stay: bool,
+    going: Going<'_>,
+    refused: impl Future<Output = String>,
 ) -> Result<Done, Halt> {
+    let Going {
+        head,
+        out,
+        may_stay,
+    } = going;
     let limits = &core.context.limits;
     let activity = Activity::begin();
     let (sent_whole, begun) = (AtomicBool::new(false), AtomicBool::new(false));
@@ -91,6 +109,9 @@ pub(crate) async fn exchange(
         let mut upstream_in = upstream_in;
         let response =
             response_head(core, &mut upstream_in, &mut agent_out, head, &activity).await?;
+        if response.status == 101 {
+            return Ok((101, false, false, Some(response)));
+        }
         begun.store(true, Ordering::Relaxed);
         let agent_stays = may_stay
             && head.keep_alive
@@ -112,7 +133,7 @@ pub(crate) async fn exchange(
             RelayError::Sink => Failure::AgentGone,
             RelayError::Malformed(error) => Failure::ResponseBody(error),
         })?;
-        Ok((response.status, agent_stays, response.keep_alive))
+        Ok((response.status, agent_stays, response.keep_alive, None))
     };
 
     let ended = {
@@ -120,6 +141,7 @@ pub(crate) async fn exchange(
         tokio::pin!(receive);
         let idle = activity.idle(limits.idle_timeout);
         tokio::pin!(idle);
+        tokio::pin!(refused);
         let mut sending = true;
         loop {
             tokio::select! {
@@ -136,6 +158,7 @@ pub(crate) async fn exchange(
                     }
                 }
                 received = &mut receive => break received,
+                why = &mut refused => break Err(Failure::PolicyChanged(why)),
                 () = &mut idle => break Err(if sending {
                     Failure::AgentStalled
                 } else {
@@ -146,16 +169,18 @@ pub(crate) async fn exchange(
     };
     let sent_whole = sent_whole.into_inner();
     match ended {
-        Ok((status, agent_stays, upstream_stays)) => {
+        Ok((status, agent_stays, upstream_stays, switched)) => {
             entry.status(status);
             Ok(Done {
                 agent_stays,
                 upstream_stays: upstream_stays && sent_whole,
+                switched,
             })
         }
         Err(failure) => Err(Halt {
             failure,
             begun: begun.into_inner(),
+            told: false,
         }),
     }
 }
@@ -164,7 +189,7 @@ pub(crate) async fn exchange(
 async fn response_head(
     core: &Core,
     upstream: &mut Input<'_>,
-    agent: &mut tokio::net::tcp::WriteHalf<'_>,
+    agent: &mut Output<'_>,
     request: &RequestHead,
     activity: &Activity,
 ) -> Result<ResponseHead, Failure> {
@@ -178,8 +203,13 @@ async fn response_head(
             NoHead::Malformed(error) => Failure::Response(error),
         })?;
         activity.touch();
-        let head =
-            ResponseHead::parse(&block, limits.head_fields, to_head).map_err(Failure::Response)?;
+        let head = ResponseHead::parse(
+            &block,
+            limits.head_fields,
+            to_head,
+            request.opens_websocket(),
+        )
+        .map_err(Failure::Response)?;
         if !head.is_interim() {
             return Ok(head);
         }
@@ -187,10 +217,7 @@ async fn response_head(
         if request.version == Version::Http11 {
             let mut out = BytesMut::new();
             head.write(&mut out, request.version, true);
-            agent
-                .write_all(&out)
-                .await
-                .map_err(|_| Failure::AgentGone)?;
+            agent.send(&out).await.map_err(|_| Failure::AgentGone)?;
         }
     }
     Err(Failure::InterimLimit)

@@ -1,12 +1,23 @@
 //! Everything that can go wrong with what an agent asks for, and the one place that says what
 //! follows: status, reason, blame.
 
+use std::time::Duration;
+
 use super::{
     dial::DialError,
+    hello::HelloError,
     http1::{HeadError, chunked::ChunkError},
-    sniff::HelloError,
 };
-use crate::{audit::Blame, dns::resolver::ResolveError, names::BadHost, policy::Denial};
+use crate::{
+    audit::Blame,
+    dns::resolver::ResolveError,
+    names::{BadHost, Host},
+    policy::Denial,
+    websocket::{
+        WsError,
+        handshake::{AnswerError, OfferError},
+    },
+};
 
 /// Why a request was not carried out, or not to its end.
 #[derive(Debug, thiserror::Error)]
@@ -14,6 +25,20 @@ pub(crate) enum Failure {
     /// Policy refuses.
     #[error("{}", .0.hint)]
     Denied(Denial),
+    /// Policy allows it, only not as often.
+    #[error("{}", .denial.hint)]
+    Throttled {
+        /// The rule that says how often, and why.
+        denial: Denial,
+        /// When it would be allowed again.
+        wait: Duration,
+    },
+    /// Policy allowed what is open; the one that is in force now does not, and this is why.
+    #[error("{0}")]
+    PolicyChanged(String),
+    /// TLS that is open, and that the policy in force now looks into.
+    #[error("the policy looks inside TLS there now; connect again")]
+    NowOpened,
     /// The name asked for is not one.
     #[error("{0}")]
     Name(BadHost),
@@ -32,6 +57,49 @@ pub(crate) enum Failure {
     /// TLS inside a tunnel that is meant for another host than the tunnel's.
     #[error("the name in the TLS handshake is not the one that CONNECT named")]
     SniMismatch,
+    /// TLS that cannot be relayed unopened, since it may be meant for a host that it hides.
+    #[error(
+        "the ClientHello may hide another one (ECH), and policy does not let the gateway open it; \
+         turn ECH off, or delete `inspect = \"never\"`"
+    )]
+    HiddenHello,
+    /// The agent's end of TLS does not trust the gateway's certificates.
+    #[error(
+        "the program does not trust the gateway's certificate authority, or expects the \
+         certificate of {0} itself; give it the authority (SSL_CERT_FILE), or allow the host by a \
+         rule that needs no look inside"
+    )]
+    Distrusted(Host),
+    /// The agent's end of TLS failed otherwise.
+    #[error("the TLS handshake with the agent failed: {0}")]
+    AgentTls(String),
+    /// The upstream's certificate is not trusted.
+    #[error("the upstream's certificate: {0}")]
+    UpstreamCertificate(String),
+    /// The upstream's end of TLS failed otherwise.
+    #[error("the TLS handshake with the upstream failed: {0}")]
+    UpstreamTls(String),
+    /// A WebSocket handshake that is none.
+    #[error("the WebSocket handshake: {0}")]
+    WebSocketOffer(OfferError),
+    /// An answer to it that grants something else.
+    #[error("the upstream's answer to the WebSocket handshake: {0}")]
+    WebSocketAnswer(AnswerError),
+    /// What the agent sends over WebSocket.
+    #[error("{0}")]
+    AgentWebSocket(WsError),
+    /// What the upstream sends over WebSocket.
+    #[error("from the upstream: {0}")]
+    UpstreamWebSocket(WsError),
+    /// The gateway ends.
+    #[error("the gateway ends")]
+    Draining,
+    /// HTTP/2 from or to the agent.
+    #[error("HTTP/2: {0}")]
+    AgentHttp2(h2::Error),
+    /// HTTP/2 from or to the upstream.
+    #[error("HTTP/2 with the upstream: {0}")]
+    UpstreamHttp2(h2::Error),
     /// Nothing says where it should go.
     #[error("neither HTTP nor TLS with a server name: the gateway cannot tell where it should go")]
     NoDestination,
@@ -47,6 +115,9 @@ pub(crate) enum Failure {
     /// More DNS questions at once than are worked on.
     #[error("too many DNS questions at once")]
     QuestionLimit,
+    /// More bodies at once than are read ahead.
+    #[error("too many bodies at once that a condition is about")]
+    NoRoomAhead,
     /// Nobody is known to be on the line.
     #[error("nobody is known to be on the line")]
     Unattributed,
@@ -56,6 +127,15 @@ pub(crate) enum Failure {
     /// No upstream address could be reached.
     #[error("{0}")]
     Dial(#[from] DialError),
+    /// The proxy upstream closed the connection.
+    #[error("the proxy upstream closed the connection")]
+    ProxyGone,
+    /// It did not answer.
+    #[error("the proxy upstream did not answer in time")]
+    ProxyStalled,
+    /// It refuses.
+    #[error("the proxy upstream answered {0}")]
+    ProxyRefused(u16),
     /// The upstream closed the connection before its response began.
     #[error("the upstream closed the connection without a response")]
     UpstreamClosed,
@@ -101,6 +181,25 @@ pub(crate) struct Report {
 }
 
 impl Failure {
+    /// The refusal of policy, if it is one.
+    pub(crate) fn denial(&self) -> Option<&Denial> {
+        match self {
+            Self::Denied(denial) | Self::Throttled { denial, .. } => Some(denial),
+            _not_policy => None,
+        }
+    }
+
+    /// Seconds after which trying again may help.
+    pub(crate) fn retry_after(&self) -> Option<u64> {
+        match self {
+            // A part of a second is rounded up: whoever keeps to it is not refused again.
+            Self::Throttled { wait, .. } => {
+                Some(wait.as_secs() + u64::from(wait.subsec_nanos() > 0))
+            }
+            _other => None,
+        }
+    }
+
     /// What follows.
     pub(crate) fn report(&self) -> Report {
         match self {
@@ -111,15 +210,38 @@ impl Failure {
                 blame: Blame::Policy,
                 refuses: true,
             },
+            Self::Throttled { denial, .. } => Report {
+                reason: denial.reason.label(),
+                status: 429,
+                error: "throttled",
+                blame: Blame::Policy,
+                refuses: true,
+            },
+            Self::PolicyChanged(_) | Self::NowOpened => {
+                ended("policy_changed", 403, "policy_denied", Blame::Policy)
+            }
             Self::Name(_) => agent("name_malformed", 400),
             Self::Request(error) => agent(error.label(), error.status()),
             Self::RequestBody(error) => agent(error.label(), 400),
             Self::RequestSlow => agent("head_timeout", 408),
             Self::Hello(error) => agent(error.label(), 400),
             Self::SniMismatch => agent("sni_mismatch", 403),
+            Self::WebSocketOffer(error) => agent(error.label(), 400),
+            Self::WebSocketAnswer(error) => upstream(error.label(), 502),
+            Self::AgentWebSocket(error) => agent(error.label(), 400),
+            Self::UpstreamWebSocket(error) => upstream(error.label(), 502),
+            Self::Draining => ended("drained", 503, "gateway_failed", Blame::Us),
+            Self::HiddenHello => agent("hidden_hello", 403),
+            Self::Distrusted(_) => ended("agent_distrusts", 400, "bad_request", Blame::Agent),
+            Self::AgentTls(_) => ended("agent_tls", 400, "bad_request", Blame::Agent),
+            Self::AgentHttp2(_) => ended("agent_http2", 400, "bad_request", Blame::Agent),
+            Self::UpstreamCertificate(_) => upstream("upstream_certificate", 502),
+            Self::UpstreamTls(_) => upstream("upstream_tls", 502),
+            Self::UpstreamHttp2(_) => upstream("upstream_http2", 502),
             Self::NoDestination => agent("no_destination", 400),
             Self::ConnectionLimit => agent("connection_limit", 429),
             Self::QuestionLimit => agent("question_limit", 429),
+            Self::NoRoomAhead => agent("bodies_ahead", 429),
             Self::Unattributed => agent("unattributed", 403),
             Self::AgentGone => ended("agent_gone", 400, "bad_request", Blame::Agent),
             Self::AgentStalled => ended("agent_stalled", 408, "bad_request", Blame::Agent),
@@ -134,6 +256,9 @@ impl Failure {
             Self::Dial(DialError::TimedOut { .. }) => upstream("connect_timeout", 504),
             Self::Dial(DialError::Failed { .. }) => upstream("connect_failed", 502),
             Self::Dial(DialError::NoAddress) => upstream("no_address", 502),
+            Self::ProxyGone => upstream("proxy_gone", 502),
+            Self::ProxyStalled => upstream("proxy_timeout", 504),
+            Self::ProxyRefused(_) => upstream("proxy_refused", 502),
             Self::UpstreamClosed => upstream("upstream_closed", 502),
             Self::UpstreamGone => upstream("upstream_gone", 502),
             Self::UpstreamStalled => upstream("upstream_stalled", 504),

@@ -1,11 +1,19 @@
 //! Connections that are neither HTTP nor TLS: decided on the address that the agent asked for,
 //! and on the names that stand for it.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use tokio::time::Instant;
 
-use super::{entry::Entry, failure::Failure, tunnel, upstream::Upstream, wire::Wire};
+use super::{
+    authorize_there,
+    entry::Entry,
+    failure::Failure,
+    standing::{Carries, Standing},
+    tunnel,
+    upstream::Upstream,
+    wire::Wire,
+};
 use crate::{
     app::Core,
     audit::Kind,
@@ -26,11 +34,7 @@ pub(crate) async fn judge(
         destination,
         names: &names,
     });
-    let found = match &decision {
-        Decision::Allow(grant) => grant.observed().is_none(),
-        Decision::Deny(_) => false,
-    };
-    if found {
+    if decision.is_allowed() {
         return decision;
     }
     // The agent may know the address from elsewhere: see what the names in the rules lead to.
@@ -68,7 +72,7 @@ async fn names_leading_to(core: &Core, policy: &Policy, destination: SocketAddr)
 /// Relays or resets, as decided.
 pub(crate) async fn serve(
     core: &Core,
-    policy: &Policy,
+    policy: &Arc<Policy>,
     peer: &Peer,
     agent: Wire,
     destination: SocketAddr,
@@ -79,8 +83,12 @@ pub(crate) async fn serve(
         Ok(entry) => entry,
         Err(_) => return agent.reset_on_close(),
     };
-    match open(core, &mut entry, destination, decision).await {
-        Ok(upstream) => tunnel::carry(core, entry, agent, upstream.wire, deadline).await,
+    match open(core, policy, &mut entry, destination, decision).await {
+        Ok(upstream) => {
+            let carries = Carries::Redirected(peer, destination);
+            let standing = Standing::new(policy, carries, &upstream);
+            tunnel::carry(core, entry, agent, upstream.wire, deadline, standing).await;
+        }
         Err(failure) => {
             agent.reset_on_close();
             entry.failed(&failure);
@@ -90,6 +98,7 @@ pub(crate) async fn serve(
 
 async fn open(
     core: &Core,
+    policy: &Policy,
     entry: &mut Entry,
     destination: SocketAddr,
     decision: Decision,
@@ -97,13 +106,15 @@ async fn open(
     let host = Host::Address(destination.ip());
     let port = destination.port();
     entry.target(&host, port);
-    let grant = match decision {
-        Decision::Allow(grant) => grant,
-        Decision::Deny(denial) => return Err(Failure::Denied(denial)),
-    };
-    let permit = grant
-        .pin(&host, port, &[destination.ip()])
-        .map_err(Failure::Denied)?;
-    entry.permitted(&permit);
+    let permit = authorize_there(
+        core,
+        policy,
+        entry,
+        decision,
+        &host,
+        port,
+        Some(destination.ip()),
+    )
+    .await?;
     Upstream::open(core, entry, &permit, &host, port).await
 }

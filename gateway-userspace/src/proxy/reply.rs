@@ -27,27 +27,33 @@ pub(crate) struct Shape {
     pub(crate) to_head: bool,
 }
 
-/// The answer to a request that failed.
-pub(crate) fn render(failure: &Failure, event: Uuid, shape: Shape) -> Vec<u8> {
+/// What the agent gets to read of a request that failed.
+pub(crate) fn body(failure: &Failure, event: Uuid) -> String {
     let report = failure.report();
     let body = Body {
         error: report.error,
-        rule: match failure {
-            Failure::Denied(denial) => denial.rule.as_ref(),
-            _no_rule_decided => None,
-        },
+        rule: failure.denial().and_then(|denial| denial.rule.as_ref()),
         reason: report.reason,
         hint: failure.to_string(),
         event,
     };
     let mut body = serde_json::to_string(&body).expect("names and texts are valid JSON");
     body.push('\n');
+    body
+}
+
+/// The answer to a request that failed.
+pub(crate) fn render(failure: &Failure, event: Uuid, shape: Shape) -> Vec<u8> {
+    let (report, body) = (failure.report(), body(failure, event));
     let mut answer = format!(
         "HTTP/1.1 {} {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n",
         report.status,
         phrase(report.status),
         body.len()
     );
+    if let Some(seconds) = failure.retry_after() {
+        let _infallible = write!(answer, "Retry-After: {seconds}\r\n");
+    }
     if !shape.keep_alive {
         answer.push_str("Connection: close\r\n");
     }

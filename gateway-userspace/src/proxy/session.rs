@@ -3,13 +3,14 @@
 use std::{future::Future, net::SocketAddr};
 
 use bytes::{Bytes, BytesMut};
-use tokio::time::Instant;
+use tokio::{sync::SemaphorePermit, time::Instant};
 use uuid::Uuid;
 
 use super::{
     authorize,
+    body::{RelayError, read_ahead},
     entry::Entry,
-    exchange::{Halt, exchange},
+    exchange::{Done, Going, Halt, exchange},
     failure::Failure,
     http1::{
         HeadError,
@@ -17,8 +18,11 @@ use super::{
         request::RequestHead,
         target::{Authority, PathAndQuery, Target, TargetError},
     },
+    look::Seen,
     reply::{self, Shape},
+    standing,
     upstream::Upstream,
+    websocket,
     wire::{NoHead, Wire},
 };
 use crate::{
@@ -26,11 +30,14 @@ use crate::{
     audit::{Blame, Kind},
     identity::Peer,
     names::Host,
-    policy::{Policy, Request},
+    policy::{Facts, Permit, Policy, Request, Scheme},
+    tls::Protocol,
 };
 
 /// Port of HTTP.
 const HTTP_PORT: u16 = 80;
+/// Port of HTTP in TLS.
+const HTTPS_PORT: u16 = 443;
 
 /// What a connection is already bound to, before a request says more.
 #[derive(Clone, Debug)]
@@ -41,6 +48,8 @@ pub(crate) enum Scope {
     Redirected(SocketAddr),
     /// What CONNECT named.
     Tunnel(Host, u16),
+    /// The host of TLS that the gateway opened.
+    Opened(Host, u16),
 }
 
 /// The requests of one connection.
@@ -87,23 +96,44 @@ impl Scope {
             Target::Origin(path) => (head.host.clone(), path),
         };
         let (host, port) = match (self, named) {
+            (_, Some(named)) => self.agrees(named)?,
             (Self::Explicit, None) => return Err(HeadError::HostMissing),
-            (Self::Explicit, Some(named)) => (named.host, named.port.unwrap_or(HTTP_PORT)),
             (Self::Redirected(to), None) => (Host::Address(to.ip()), to.port()),
-            (Self::Redirected(to), Some(named)) => {
-                if named.port.is_some_and(|port| port != to.port()) {
-                    return Err(HeadError::HostMismatch);
-                }
-                (named.host, to.port())
-            }
-            (Self::Tunnel(host, port), named) => {
-                if named.is_some_and(|named| !named.is(host, *port)) {
-                    return Err(HeadError::HostMismatch);
-                }
-                (host.clone(), *port)
-            }
+            (Self::Tunnel(host, port) | Self::Opened(host, port), None) => (host.clone(), *port),
         };
         Ok((host, port, path.clone()))
+    }
+
+    /// The place that a request names, where it agrees with the connection's.
+    pub(crate) fn agrees(&self, named: Authority) -> Result<(Host, u16), HeadError> {
+        match self {
+            Self::Explicit => Ok((named.host, named.port.unwrap_or(HTTP_PORT))),
+            Self::Redirected(to) if named.port.is_none_or(|port| port == to.port()) => {
+                Ok((named.host, to.port()))
+            }
+            Self::Tunnel(host, port) | Self::Opened(host, port) if named.is(host, *port) => {
+                Ok((named.host, *port))
+            }
+            Self::Redirected(_) | Self::Tunnel(..) | Self::Opened(..) => {
+                Err(HeadError::HostMismatch)
+            }
+        }
+    }
+
+    /// How the upstream is spoken to.
+    pub(crate) const fn scheme(&self) -> Scheme {
+        match self {
+            Self::Explicit | Self::Redirected(_) | Self::Tunnel(..) => Scheme::Http,
+            Self::Opened(..) => Scheme::Https,
+        }
+    }
+
+    /// The port that goes without saying.
+    pub(crate) const fn usual_port(&self) -> u16 {
+        match self {
+            Self::Explicit | Self::Redirected(_) | Self::Tunnel(..) => HTTP_PORT,
+            Self::Opened(..) => HTTPS_PORT,
+        }
     }
 }
 
@@ -182,7 +212,7 @@ impl<'a> Session<'a> {
         };
         match (&self.scope, &head.target) {
             (Scope::Explicit, Target::Authority(host, port)) => Turn::Connect(host.clone(), *port),
-            (Scope::Explicit | Scope::Redirected(_) | Scope::Tunnel(..), _) => {
+            (Scope::Explicit | Scope::Redirected(_) | Scope::Tunnel(..) | Scope::Opened(..), _) => {
                 self.request(&head, last).await
             }
         }
@@ -213,7 +243,16 @@ impl<'a> Session<'a> {
             }
             Err(Halt {
                 failure,
+                told: true,
+                ..
+            }) => {
+                entry.failed(&failure);
+                Turn::Close
+            }
+            Err(Halt {
+                failure,
                 begun: true,
+                ..
             }) => {
                 entry.failed(&failure);
                 Turn::Reset
@@ -221,6 +260,7 @@ impl<'a> Session<'a> {
             Err(Halt {
                 failure,
                 begun: false,
+                ..
             }) => {
                 let (event, report) = (entry.event(), failure.report());
                 entry.status(report.status);
@@ -242,34 +282,75 @@ impl<'a> Session<'a> {
         head: &RequestHead,
         last: bool,
     ) -> Result<Turn, Halt> {
+        entry.inspected();
         entry.asks(&head.method, None);
         let (host, port, path) = self.scope.place(head).map_err(Failure::Request)?;
         entry.target(&host, port);
         entry.asks(&head.method, Some(path.path()));
+        let asked = match head.opens_websocket() {
+            true => Some(websocket::Asked::read(head)?),
+            false => None,
+        };
+        // Held for as long as what was read ahead may be in memory.
+        let (seen, _room) = self.look(policy, head, &host, port).await?;
+        let headers: Vec<_> = head.fields().collect();
+        let facts = Facts {
+            scheme: self.scope.scheme(),
+            query: path.query(),
+            headers: &headers,
+            websocket: asked.is_some(),
+            content: seen.content(),
+        };
         let request = Request::Http {
             host: &host,
             port,
             method: &head.method,
             path: path.path(),
+            facts: &facts,
         };
         let permit = authorize(self.core, policy, entry, &request, &host, port).await?;
-        let mut kept = self
-            .upstream
-            .take()
-            .filter(|kept| kept.serves(&permit, &host, port));
+        let mut kept = self.upstream.take();
+        kept.take_if(|kept| !kept.serves(&permit, &host, port));
         loop {
             let (mut upstream, reused) = match kept.take() {
                 Some(kept) => (kept, true),
-                None => (
-                    Upstream::open(self.core, entry, &permit, &host, port).await?,
-                    false,
-                ),
+                None => (self.open(entry, &permit, &host, port).await?, false),
             };
             entry.dialled(upstream.address);
             let mut out = BytesMut::with_capacity(1024);
-            head.write(&mut out, &path, &host, port);
+            let authority = authority(&host, port, self.scope.usual_port());
+            let more = asked.as_ref().map(websocket::Asked::fields);
+            head.write(&mut out, &path, &authority, &more.unwrap_or_default());
             let (agent, wire) = (&mut self.agent, &mut upstream.wire);
-            match exchange(self.core, entry, agent, wire, head, out, !last).await {
+            let refused = standing::refused(self.core, &request);
+            let going = Going {
+                head,
+                out,
+                may_stay: !last,
+            };
+            match exchange(self.core, entry, agent, wire, going, refused).await {
+                Ok(Done {
+                    switched: Some(answer),
+                    ..
+                }) => {
+                    let Some(asked) = &asked else {
+                        return Err(Failure::Response(HeadError::Status).into());
+                    };
+                    let (agent, deadline) = (&mut self.agent, self.deadline);
+                    let wire = &mut upstream.wire;
+                    let refused = standing::refused(self.core, &request);
+                    let served =
+                        asked.serve(self.core, entry, (agent, wire), &answer, deadline, refused);
+                    let served = Box::pin(served).await;
+                    return match served {
+                        Ok(()) => Ok(Turn::Close),
+                        Err((failure, begun)) => Err(Halt {
+                            failure,
+                            begun,
+                            told: begun,
+                        }),
+                    };
+                }
                 Ok(done) => {
                     self.upstream = done.upstream_stays.then_some(upstream);
                     return Ok(if done.agent_stays {
@@ -282,10 +363,76 @@ impl<'a> Session<'a> {
                 Err(Halt {
                     failure: Failure::UpstreamClosed,
                     begun: false,
+                    ..
                 }) if reused && head.may_be_repeated() => {}
                 Err(halt) => return Err(halt),
             }
         }
+    }
+}
+
+impl<'a> Session<'a> {
+    /// Reads the body ahead where a condition is about it.
+    async fn look(
+        &mut self,
+        policy: &Policy,
+        head: &RequestHead,
+        host: &Host,
+        port: u16,
+    ) -> Result<(Seen, Option<SemaphorePermit<'a>>), Failure> {
+        let limits = &self.core.context.limits;
+        match head.body {
+            Body::Empty => return Ok((Seen::Empty, None)),
+            Body::Exactly(length) if length > limits.body_ahead as u64 => {
+                return Ok((Seen::Unread, None));
+            }
+            _ if !policy.wants_body(host, port) => return Ok((Seen::Unread, None)),
+            Body::Exactly(_) | Body::Chunked | Body::UntilClose => {}
+        }
+        let room = self.core.room_ahead().await?;
+        if head.expects_continue() {
+            let sent = self.agent.send(b"HTTP/1.1 100 Continue\r\n\r\n").await;
+            sent.map_err(|_| Failure::AgentGone)?;
+        }
+        let mut input = self.agent.input();
+        let reading = read_ahead(&mut input, head.body, limits);
+        let whole = tokio::time::timeout(limits.idle_timeout, reading)
+            .await
+            .map_err(|_| Failure::AgentStalled)?
+            .map_err(|error| match error {
+                RelayError::Malformed(error) => Failure::RequestBody(error),
+                RelayError::Source | RelayError::Sink => Failure::AgentGone,
+            })?;
+        let encodings: Vec<_> = head.all("content-encoding").collect();
+        let seen = whole.map_or(Seen::Unread, |body| Seen::of(&body, &encodings));
+        Ok((seen, Some(room)))
+    }
+
+    /// A new connection to the upstream.
+    async fn open(
+        &self,
+        entry: &mut Entry,
+        permit: &Permit,
+        host: &Host,
+        port: u16,
+    ) -> Result<Upstream, Failure> {
+        let plain = Upstream::open(self.core, entry, permit, host, port).await?;
+        match self.scope {
+            Scope::Explicit | Scope::Redirected(_) | Scope::Tunnel(..) => Ok(plain),
+            Scope::Opened(..) => {
+                let (secured, _) = plain.secure(self.core, &[Protocol::Http1]).await?;
+                Ok(secured)
+            }
+        }
+    }
+}
+
+/// A place as it stands in a Host field.
+pub(crate) fn authority(host: &Host, port: u16, usual: u16) -> String {
+    if port == usual {
+        host.to_string()
+    } else {
+        format!("{host}:{port}")
     }
 }
 
@@ -298,6 +445,7 @@ async fn in_time<T>(
         .unwrap_or(Err(Halt {
             failure: Failure::AgeLimit,
             begun: true,
+            told: false,
         }))
 }
 

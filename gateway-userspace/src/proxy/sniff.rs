@@ -1,21 +1,21 @@
 //! Tells from the first bytes which protocol an agent speaks. Takes nothing out of the buffer.
 
-use rustls::server::Acceptor;
-
-use super::wire::{Input, Wire};
-use crate::{
-    config::Limits,
-    names::{BadHost, Host},
-};
+use super::wire::Wire;
+use crate::config::Limits;
 
 /// Longest first line of a request that is looked at before it is called something else.
 const LINE_MAX: usize = 8 * 1024;
+
+/// How HTTP/2 begins (RFC 9113, 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// What a connection begins with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Opening {
     /// An HTTP request line.
     Http,
+    /// The preface of HTTP/2 without TLS.
+    Http2,
     /// A TLS handshake record.
     Tls,
     /// Bytes of neither.
@@ -24,39 +24,6 @@ pub(crate) enum Opening {
     Silent,
     /// The end.
     Closed,
-}
-
-/// Why a ClientHello is refused.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub(crate) enum HelloError {
-    /// It is none, or none that this can read.
-    #[error("the TLS ClientHello is malformed")]
-    Malformed,
-    /// More octets than allowed.
-    #[error("the TLS ClientHello is too large")]
-    TooLarge,
-    /// It did not come in time.
-    #[error("the TLS ClientHello did not come in time")]
-    Slow,
-    /// The connection ended inside it.
-    #[error("the connection ended inside the TLS ClientHello")]
-    Truncated,
-    /// The server name is not a host name.
-    #[error("the server name in the TLS ClientHello: {0}")]
-    Name(BadHost),
-}
-
-impl HelloError {
-    /// The stable label.
-    pub(crate) const fn label(self) -> &'static str {
-        match self {
-            Self::Malformed => "hello_malformed",
-            Self::TooLarge => "hello_too_large",
-            Self::Slow => "hello_timeout",
-            Self::Truncated => "hello_truncated",
-            Self::Name(_) => "sni_malformed",
-        }
-    }
 }
 
 /// Waits for enough bytes to tell, at most as long as a head may take.
@@ -87,6 +54,8 @@ fn classify(bytes: &[u8]) -> Option<Opening> {
         [] | [0x16] => None,
         // A handshake record of any version from SSL 3.0 on.
         [0x16, 0x03, ..] => Some(Opening::Tls),
+        _ if bytes.starts_with(PREFACE) => Some(Opening::Http2),
+        _ if PREFACE.starts_with(bytes) => None,
         [first, ..] if first.is_ascii_alphabetic() => classify_line(bytes),
         [..] => Some(Opening::Opaque),
     }
@@ -120,46 +89,6 @@ fn is_request_start(bytes: &[u8]) -> bool {
     (1..=32).contains(&method) && bytes.get(method) == Some(&b' ')
 }
 
-/// Reads the ClientHello that the buffer begins with, over as many records and segments as it
-/// takes, and answers with the host that it names.
-///
-/// # Errors
-/// [`HelloError`] if it is malformed, too large or too slow.
-pub(crate) async fn hello(input: Input<'_>, limits: &Limits) -> Result<Option<Host>, HelloError> {
-    tokio::time::timeout(limits.head_timeout, read_hello(input, limits.head_bytes))
-        .await
-        .unwrap_or(Err(HelloError::Slow))
-}
-
-async fn read_hello(mut input: Input<'_>, limit: usize) -> Result<Option<Host>, HelloError> {
-    let mut acceptor = Acceptor::default();
-    let mut fed = 0;
-    loop {
-        let end = limit.min(input.buffer.len());
-        while let Some(mut rest @ [_, ..]) = input.buffer.get(fed..end) {
-            let before = rest.len();
-            let read = acceptor.read_tls(&mut rest);
-            if read.is_err() || rest.len() == before {
-                return Err(HelloError::Malformed);
-            }
-            fed += before - rest.len();
-            match acceptor.accept() {
-                Ok(None) if fed >= limit => return Err(HelloError::TooLarge),
-                Ok(None) => {}
-                Ok(Some(accepted)) => {
-                    let name = accepted.client_hello().server_name().map(Host::parse);
-                    return name.transpose().map_err(HelloError::Name);
-                }
-                Err(_) => return Err(HelloError::Malformed),
-            }
-        }
-        match input.fill().await {
-            Ok(1..) => {}
-            Ok(0) | Err(_) => return Err(HelloError::Truncated),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -171,7 +100,9 @@ mod tests {
             (b"GET / HT", None),
             (b"GET / HTTP/1.1\r\n", Some(Opening::Http)),
             (b"get / HTTP/9\n", Some(Opening::Http)),
-            (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Some(Opening::Http)),
+            (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Some(Opening::Http2)),
+            (b"PRI * HTTP/2.0\r\n", None),
+            (b"PRI * HTTP/2.0\r\nA: b\r\n", Some(Opening::Http)),
             (b"EHLO example.com\r\n", Some(Opening::Opaque)),
             (b"SSH-2.0-OpenSSH_9\r\n", Some(Opening::Opaque)),
             (b"GET /\r\n", Some(Opening::Opaque)),

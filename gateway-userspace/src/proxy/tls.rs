@@ -1,11 +1,20 @@
-//! TLS that comes without CONNECT: decided on the name in its ClientHello, relayed unopened.
+//! TLS that comes without CONNECT: decided on the name in its ClientHello, and relayed unopened
+//! or opened, as policy needs it.
 
 use std::net::IpAddr;
 
 use tokio::time::Instant;
 
 use super::{
-    authorize, entry::Entry, failure::Failure, sniff::hello, tunnel, upstream::Upstream, wire::Wire,
+    authorize,
+    entry::Entry,
+    failure::Failure,
+    hello::{Hello, hello},
+    inspect,
+    standing::{Carries, Standing},
+    tunnel,
+    upstream::Upstream,
+    wire::Wire,
 };
 use crate::{
     app::Core,
@@ -33,30 +42,64 @@ pub(crate) async fn serve(
         Ok(entry) => entry,
         Err(failure) => return alert(agent, &failure).await,
     };
-    match open(core, &policy, &mut entry, &mut agent, port, address).await {
-        Ok(upstream) => tunnel::carry(core, entry, agent, upstream.wire, deadline).await,
+    let (hello, host) = match ask(core, &mut agent, address).await {
+        Ok(asked) => asked,
+        Err(failure) => return refuse(entry, agent, &failure).await,
+    };
+    entry.target(&host, port);
+    let opens = inspect::wanted(&policy, &hello, &host, port);
+    let upstream = match open(core, &policy, &mut entry, &host, port, opens).await {
+        Ok(_) if hello.hides && !opens => Err(Failure::HiddenHello),
+        opened => opened,
+    };
+    match upstream {
+        Ok(upstream) if opens => {
+            let opening = inspect::Opening {
+                core,
+                peer,
+                host: &host,
+                port,
+                deadline,
+            };
+            opening.serve(entry, agent, &hello, upstream).await;
+        }
+        Ok(upstream) => {
+            let standing = Standing::new(&policy, Carries::Tls(&host), &upstream);
+            tunnel::carry(core, entry, agent, upstream.wire, deadline, standing).await;
+        }
         Err(failure) => refuse(entry, agent, &failure).await,
     }
+}
+
+/// Reads for whom it is.
+async fn ask(
+    core: &Core,
+    agent: &mut Wire,
+    address: Option<IpAddr>,
+) -> Result<(Hello, Host), Failure> {
+    let hello = hello(agent.input(), &core.context.limits)
+        .await
+        .map_err(Failure::Hello)?;
+    let named = hello.host.clone().or(address.map(Host::Address));
+    let host = named.ok_or(Failure::NoDestination)?;
+    Ok((hello, host))
 }
 
 async fn open(
     core: &Core,
     policy: &Policy,
     entry: &mut Entry,
-    agent: &mut Wire,
+    host: &Host,
     port: u16,
-    address: Option<IpAddr>,
+    opens: bool,
 ) -> Result<Upstream, Failure> {
-    let named = hello(agent.input(), &core.context.limits)
-        .await
-        .map_err(Failure::Hello)?;
-    let host = named
-        .or(address.map(Host::Address))
-        .ok_or(Failure::NoDestination)?;
-    entry.target(&host, port);
-    let request = Request::Tls { host: &host, port };
-    let permit = authorize(core, policy, entry, &request, &host, port).await?;
-    Upstream::open(core, entry, &permit, &host, port).await
+    // What is inside is decided again, request by request.
+    let request = match opens {
+        true => Request::Connect { host, port },
+        false => Request::Tls { host, port },
+    };
+    let permit = authorize(core, policy, entry, &request, host, port).await?;
+    Upstream::open(core, entry, &permit, host, port).await
 }
 
 /// Refuses TLS in its own terms, and records why.

@@ -2,28 +2,33 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tokio::{io::AsyncWriteExt as _, net::tcp::WriteHalf, time::Instant};
+use tokio::time::Instant;
 
 use super::{
     activity::Activity,
     entry::Entry,
     failure::Failure,
-    wire::{Input, Wire},
+    standing::Standing,
+    wire::{Input, Output, Wire},
 };
 use crate::app::Core;
 
-/// Relays to the end, and writes the record.
+/// Relays to the end, or for as long as policy allows it, and writes the record.
 pub(crate) async fn carry(
     core: &Core,
     entry: Entry,
     mut agent: Wire,
     mut upstream: Wire,
     deadline: Instant,
+    standing: Standing<'_>,
 ) {
     let relaying = relay(core, &entry, &mut agent, &mut upstream);
-    let ended = tokio::time::timeout_at(deadline, relaying)
-        .await
-        .unwrap_or(Err(Failure::AgeLimit));
+    let ended = tokio::select! {
+        ended = tokio::time::timeout_at(deadline, relaying) => {
+            ended.unwrap_or(Err(Failure::AgeLimit))
+        }
+        why = standing.revoked(core) => Err(Failure::PolicyChanged(why)),
+    };
     match ended {
         Ok(()) => entry.done(),
         Err(failure) => {
@@ -68,7 +73,7 @@ async fn relay(
 }
 
 /// Records that the tunnel is open once it has been for a while; ends only if that fails.
-async fn announce(core: &Core, entry: &Entry) -> Failure {
+pub(super) async fn announce(core: &Core, entry: &Entry) -> Failure {
     tokio::time::sleep(core.context.limits.open_record_after).await;
     match core.context.audit.reserve().await {
         Ok(slot) => {
@@ -91,16 +96,14 @@ enum Broken {
 /// Passes one direction on until its end, and the end too.
 async fn pump(
     mut input: Input<'_>,
-    output: &mut WriteHalf<'_>,
+    output: &mut Output<'_>,
     activity: &Activity,
     count: &AtomicU64,
 ) -> Result<(), Broken> {
     loop {
         if !input.buffer.is_empty() {
-            output
-                .write_all(input.buffer)
-                .await
-                .map_err(|_| Broken::Sink)?;
+            let sent = output.send(input.buffer).await;
+            sent.map_err(|_| Broken::Sink)?;
             count.fetch_add(input.buffer.len() as u64, Ordering::Relaxed);
             input.buffer.clear();
         }

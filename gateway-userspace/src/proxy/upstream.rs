@@ -1,9 +1,20 @@
 //! A connection to an upstream, with what it was opened for.
 
-use std::net::SocketAddr;
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
 
-use super::{dial::dial, entry::Entry, failure::Failure, wire::Wire};
-use crate::{app::Core, names::Host, policy::Permit};
+use super::{
+    dial::dial, entry::Entry, exchange::INTERIM_MAX, failure::Failure,
+    http1::response::ResponseHead, wire::Wire,
+};
+use crate::{
+    app::Core,
+    names::Host,
+    policy::Permit,
+    tls::{Protocol, distrust},
+};
 
 /// An open connection to one place.
 #[derive(Debug)]
@@ -14,6 +25,8 @@ pub(crate) struct Upstream {
     pub(crate) address: SocketAddr,
     host: Host,
     port: u16,
+    /// Whether that is a proxy's, which was asked for the place.
+    proxied: bool,
 }
 
 impl Upstream {
@@ -37,16 +50,91 @@ impl Upstream {
         )
         .await?;
         entry.dialled(address);
-        Ok(Self {
+        let mut upstream = Self {
             wire: Wire::new(stream),
             address,
             host: host.clone(),
             port,
-        })
+            proxied: permit.beyond().is_some(),
+        };
+        if let Some((host, port)) = permit.beyond() {
+            let place = format!("{host}:{port}");
+            let asking = upstream.ask_proxy(core, &place);
+            tokio::time::timeout(patience, asking)
+                .await
+                .unwrap_or(Err(Failure::ProxyStalled))?;
+        }
+        Ok(upstream)
+    }
+
+    /// Has the proxy open a tunnel to this place.
+    async fn ask_proxy(&mut self, core: &Core, place: &str) -> Result<(), Failure> {
+        let limits = &core.context.limits;
+        let question = format!("CONNECT {place} HTTP/1.1\r\nHost: {place}\r\n\r\n");
+        let sent = self.wire.send(question.as_bytes()).await;
+        sent.map_err(|_| Failure::ProxyGone)?;
+        for _interim in 0..=INTERIM_MAX {
+            let block = self.wire.input().head(limits).await;
+            let block = block.map_err(|_| Failure::ProxyGone)?;
+            // As with HEAD, nothing follows the head that belongs to it.
+            let head = ResponseHead::parse(&block, limits.head_fields, true, false);
+            match head.map_err(Failure::Response)?.status {
+                100..200 => {}
+                200..300 => return Ok(()),
+                status => return Err(Failure::ProxyRefused(status)),
+            }
+        }
+        Err(Failure::InterimLimit)
+    }
+
+    /// Where it leads: the address that was dialled, or none in particular behind a proxy.
+    pub(crate) fn place(&self) -> SocketAddr {
+        let known = self.known_address();
+        SocketAddr::new(known.unwrap_or(Ipv4Addr::UNSPECIFIED.into()), self.port)
+    }
+
+    /// The address where it leads, where that is known here.
+    pub(crate) fn known_address(&self) -> Option<IpAddr> {
+        match self.proxied {
+            true => self.host.address(),
+            false => Some(self.address.ip()),
+        }
+    }
+
+    /// The same connection in TLS, and the protocol inside.
+    ///
+    /// # Errors
+    /// Why there can be none, the upstream's certificate above all.
+    pub(crate) async fn secure(
+        self,
+        core: &Core,
+        protocols: &[Protocol],
+    ) -> Result<(Self, Protocol), Failure> {
+        let stream = self.wire.into_prefixed();
+        let stream = stream.map_err(|error| Failure::UpstreamTls(error.to_string()))?;
+        let policy = core.policy();
+        let client = policy.upstream().client_for(&self.host).map(Arc::as_ref);
+        let connecting = core
+            .context
+            .connector
+            .connect(&self.host, protocols, client, stream);
+        let secured = tokio::time::timeout(core.context.limits.connect_timeout, connecting)
+            .await
+            .unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
+        let stream = secured.map_err(|error| match distrust(&error) {
+            Some(why) => Failure::UpstreamCertificate(why),
+            None => Failure::UpstreamTls(error.to_string()),
+        })?;
+        let protocol = Protocol::agreed(stream.get_ref().1.alpn_protocol());
+        let secured = Self {
+            wire: Wire::secured(stream.into()),
+            ..self
+        };
+        Ok((secured, protocol))
     }
 
     /// Whether a request to this place, with this permit, may go over it.
-    pub(crate) fn serves(&self, permit: &Permit, host: &Host, port: u16) -> bool {
+    pub(crate) fn serves(&mut self, permit: &Permit, host: &Host, port: u16) -> bool {
         self.port == port
             && self.host == *host
             && permit.addresses().contains(&self.address)

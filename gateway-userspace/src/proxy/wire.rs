@@ -1,19 +1,27 @@
-//! A TCP connection with what was read from it ahead of time.
+//! A connection, plain or in TLS, with what was read from it ahead of time.
 //!
 //! Holds no buffer while nothing is under way, so that idle connections cost little.
 
-use std::{io, time::Duration};
+use std::{
+    future::poll_fn,
+    io,
+    mem::MaybeUninit,
+    pin::Pin,
+    task::{Context, Waker},
+    time::Duration,
+};
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{
-        TcpStream,
-        tcp::{ReadHalf, WriteHalf},
-    },
+    io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, ReadBuf},
+    net::{TcpStream, tcp},
 };
+use tokio_rustls::TlsStream;
 
-use super::http1::{HeadError, scan::Scanner};
+use super::{
+    http1::{HeadError, scan::Scanner},
+    pipe::{Pipe, Prefixed},
+};
 use crate::config::Limits;
 
 /// Octets to have room for when reading.
@@ -25,11 +33,20 @@ const LINGER_BYTES: usize = 1024 * 1024;
 /// How long it may.
 const LINGER_TIME: Duration = Duration::from_secs(2);
 
+/// Octets of a TLS record.
+const RECORD: usize = 16 * 1024;
+
 /// A connection and its read-ahead.
 #[derive(Debug)]
 pub(crate) struct Wire {
-    stream: TcpStream,
+    stream: Stream,
     buffer: BytesMut,
+}
+
+#[derive(Debug)]
+enum Stream {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<Prefixed>>),
 }
 
 /// The reading half of a [`Wire`].
@@ -38,6 +55,22 @@ pub(crate) struct Input<'a> {
     half: ReadHalf<'a>,
     /// What was read and not yet taken.
     pub(crate) buffer: &'a mut BytesMut,
+}
+
+#[derive(Debug)]
+enum ReadHalf<'a> {
+    Plain(tcp::ReadHalf<'a>),
+    Tls(tokio::io::ReadHalf<&'a mut TlsStream<Prefixed>>),
+}
+
+/// The writing half of a [`Wire`]. What was sent is on its way when a call returns.
+#[derive(Debug)]
+pub(crate) struct Output<'a>(WriteHalf<'a>);
+
+#[derive(Debug)]
+enum WriteHalf<'a> {
+    Plain(tcp::WriteHalf<'a>),
+    Tls(tokio::io::WriteHalf<&'a mut TlsStream<Prefixed>>),
 }
 
 /// Why no head came.
@@ -64,16 +97,52 @@ impl Wire {
         // refuses this is about to fail in a better place.
         let _best_effort = stream.set_nodelay(true);
         Self {
-            stream,
+            stream: Stream::Plain(stream),
             buffer: BytesMut::new(),
         }
     }
 
+    /// Takes over a connection whose TLS handshake is done.
+    pub(crate) fn secured(stream: TlsStream<Prefixed>) -> Self {
+        Self {
+            stream: Stream::Tls(Box::new(stream)),
+            buffer: BytesMut::new(),
+        }
+    }
+
+    /// The connection for a reader of its own, read-ahead included.
+    pub(crate) fn into_pipe(self) -> Pipe {
+        match self.stream {
+            Stream::Plain(stream) => Pipe::Plain(Prefixed::new(self.buffer, stream)),
+            Stream::Tls(stream) => Pipe::Tls(self.buffer, stream),
+        }
+    }
+
+    /// The TCP connection underneath, with the read-ahead, for a TLS handshake.
+    ///
+    /// # Errors
+    /// If there is TLS already.
+    pub(crate) fn into_prefixed(self) -> io::Result<Prefixed> {
+        match self.stream {
+            Stream::Plain(stream) => Ok(Prefixed::new(self.buffer, stream)),
+            Stream::Tls(_) => Err(io::Error::other("TLS within TLS")),
+        }
+    }
+
     /// Both halves, for use at the same time.
-    pub(crate) fn split(&mut self) -> (Input<'_>, WriteHalf<'_>) {
-        let (half, write) = self.stream.split();
+    pub(crate) fn split(&mut self) -> (Input<'_>, Output<'_>) {
         let buffer = &mut self.buffer;
-        (Input { half, buffer }, write)
+        let (half, write) = match &mut self.stream {
+            Stream::Plain(stream) => {
+                let (read, write) = stream.split();
+                (ReadHalf::Plain(read), WriteHalf::Plain(write))
+            }
+            Stream::Tls(stream) => {
+                let (read, write) = tokio::io::split(&mut **stream);
+                (ReadHalf::Tls(read), WriteHalf::Tls(write))
+            }
+        };
+        (Input { half, buffer }, Output(write))
     }
 
     /// The reading half.
@@ -86,31 +155,55 @@ impl Wire {
     /// # Errors
     /// As the socket's, and when the other end takes nothing.
     pub(crate) async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
-        tokio::time::timeout(SEND_TIME, self.stream.write_all(bytes)).await?
+        tokio::time::timeout(SEND_TIME, self.split().1.send(bytes)).await?
     }
 
     /// Whether the other end neither closed the connection nor said anything out of turn.
-    pub(crate) fn is_quiet(&self) -> bool {
+    pub(crate) fn is_quiet(&mut self) -> bool {
         let mut octet = [0];
-        let nothing = |error: io::Error| error.kind() == io::ErrorKind::WouldBlock;
-        self.buffer.is_empty() && self.stream.try_read(&mut octet).is_err_and(nothing)
+        if !self.buffer.is_empty() {
+            return false;
+        }
+        match &mut self.stream {
+            Stream::Plain(stream) => {
+                let nothing = |error: io::Error| error.kind() == io::ErrorKind::WouldBlock;
+                stream.try_read(&mut octet).is_err_and(nothing)
+            }
+            // Session tickets may have come, which are not said to anybody.
+            Stream::Tls(stream) => {
+                let mut context = Context::from_waker(Waker::noop());
+                let mut space = ReadBuf::new(&mut octet);
+                Pin::new(stream.as_mut())
+                    .poll_read(&mut context, &mut space)
+                    .is_pending()
+            }
+        }
     }
 
     /// Makes the coming close a reset.
     pub(crate) fn reset_on_close(&self) {
-        reset_on_close(&self.stream);
+        match &self.stream {
+            Stream::Plain(stream) => reset_on_close(stream),
+            Stream::Tls(stream) => reset_on_close(stream.get_ref().0.get_ref()),
+        }
     }
 
     /// Ends the connection so that what was written last arrives: a close with unread input
     /// would be a reset, which may overtake it.
     pub(crate) async fn close(mut self) {
-        if self.stream.shutdown().await.is_err() {
+        let shut = tokio::time::timeout(SEND_TIME, self.split().1.shutdown()).await;
+        if !matches!(shut, Ok(Ok(()))) {
             return;
         }
+        let stream = match &mut self.stream {
+            Stream::Plain(stream) => stream,
+            // Nobody reads what comes, so it need not be opened.
+            Stream::Tls(stream) => stream.get_mut().0.get_mut(),
+        };
         let drain = async {
             let mut left = LINGER_BYTES;
             let mut waste = vec![0; 8 * 1024];
-            while let Ok(read @ 1..) = self.stream.read(&mut waste).await {
+            while let Ok(read @ 1..) = stream.read(&mut waste).await {
                 left = left.saturating_sub(read);
                 if left == 0 {
                     return;
@@ -133,16 +226,20 @@ impl Input<'_> {
     /// # Errors
     /// As the socket's.
     pub(crate) async fn fill(&mut self) -> io::Result<usize> {
+        let half = match &mut self.half {
+            ReadHalf::Plain(half) => half,
+            ReadHalf::Tls(half) => return fill_opened(half, self.buffer).await,
+        };
         loop {
             self.buffer.reserve(READ_ROOM);
-            match self.half.try_read_buf(self.buffer) {
+            match half.try_read_buf(self.buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 done => return done,
             }
             if self.buffer.is_empty() {
                 *self.buffer = BytesMut::new();
             }
-            self.half.readable().await?;
+            half.readable().await?;
         }
     }
 
@@ -183,15 +280,68 @@ impl Input<'_> {
     }
 }
 
-/// Writes two pieces as one where the socket takes them.
-///
-/// # Errors
-/// As the socket's.
-pub(crate) async fn send_both(
-    output: &mut WriteHalf<'_>,
-    first: &mut BytesMut,
-    second: Bytes,
-) -> io::Result<()> {
-    let mut both = first.split().chain(second);
-    output.write_all_buf(&mut both).await
+/// Reads what a record held, with no buffer while there is none.
+async fn fill_opened(
+    half: &mut tokio::io::ReadHalf<&mut TlsStream<Prefixed>>,
+    buffer: &mut BytesMut,
+) -> io::Result<usize> {
+    if buffer.is_empty() {
+        *buffer = BytesMut::new();
+    }
+    poll_fn(|context| {
+        let mut room = [MaybeUninit::uninit(); RECORD];
+        let mut space = ReadBuf::uninit(&mut room);
+        let read = Pin::new(&mut *half).poll_read(context, &mut space);
+        read.map_ok(|()| {
+            buffer.extend_from_slice(space.filled());
+            space.filled().len()
+        })
+    })
+    .await
+}
+
+impl Output<'_> {
+    /// Writes it all.
+    ///
+    /// # Errors
+    /// As the socket's.
+    pub(crate) async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match &mut self.0 {
+            WriteHalf::Plain(half) => half.write_all(bytes).await,
+            WriteHalf::Tls(half) => {
+                half.write_all(bytes).await?;
+                half.flush().await
+            }
+        }
+    }
+
+    /// Writes two pieces as one where the socket takes them.
+    ///
+    /// # Errors
+    /// As the socket's.
+    pub(crate) async fn send_both(
+        &mut self,
+        first: &mut BytesMut,
+        second: Bytes,
+    ) -> io::Result<()> {
+        let mut both = first.split().chain(second);
+        match &mut self.0 {
+            WriteHalf::Plain(half) => half.write_all_buf(&mut both).await,
+            WriteHalf::Tls(half) => {
+                half.write_all_buf(&mut both).await?;
+                half.flush().await
+            }
+        }
+    }
+
+    /// Says that no more will come.
+    ///
+    /// # Errors
+    /// As the socket's.
+    pub(crate) async fn shutdown(&mut self) -> io::Result<()> {
+        match &mut self.0 {
+            WriteHalf::Plain(half) => half.shutdown().await,
+            WriteHalf::Tls(half) => half.shutdown().await,
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! The worker itself: takes over what it is given, locks itself in, and serves.
 
 use std::{
+    io,
     os::fd::{OwnedFd, RawFd},
     process::ExitCode,
     sync::Arc,
@@ -15,8 +16,8 @@ use super::{
     confine::confine,
     identity::AskIdentity,
     packet,
-    pulse::{HAND_OVER, PULSE},
-    start::{READY, Start, take_over},
+    pulse::{HAND_OVER, KEPT, PULSE, RELOAD, RELOADED},
+    start::{READY, Start, take_over, unpack},
     tries,
 };
 use crate::{
@@ -26,6 +27,7 @@ use crate::{
     dns::resolver::{Resolver, SystemNames},
     launch::inherited,
     serve::HANDED_OVER,
+    tls::{Connector, Issuer, Roots, Terminator},
 };
 
 /// The hidden command's arguments.
@@ -59,6 +61,8 @@ impl WorkerCommand {
         let identify = AskIdentity::new(policy.agent().clone(), lines.identity)?;
         // All that is read from files, before there are none.
         let names = SystemNames::read().context("reading the system's DNS configuration")?;
+        let trusted = policy.upstream().trust.iter().cloned();
+        let roots = Roots::system().with(trusted);
         let threads = std::thread::available_parallelism().map_or(2, usize::from);
         if head.tries.as_ref().is_none_or(|tries| tries.confined) {
             let landlock = confine(head.uid, head.supervisor).context("locking the worker in")?;
@@ -81,14 +85,18 @@ impl WorkerCommand {
             drain_timeout: head.drain.max(HANDED_OVER),
             ..Limits::default()
         };
+        let agent = policy.agent().clone();
+        let policy = Arc::new(ArcSwap::from_pointee(policy));
         let context = Context {
             identify: Arc::new(identify),
-            policy: Arc::new(ArcSwap::from_pointee(policy)),
+            policy: Arc::clone(&policy),
             audit: audit.clone(),
             resolver: Resolver::handed(names, dial.clone(), limits.resolve_timeout)
                 .context("making the resolver")?,
             limits,
             assurance: head.assurance,
+            terminator: Terminator::new(Issuer::new(&head.issuer)?)?,
+            connector: Connector::new(&roots)?,
             dial: Some(dial),
         };
         let bound = Bound::received(sockets).context("taking over the listening sockets")?;
@@ -100,7 +108,10 @@ impl WorkerCommand {
         std::thread::Builder::new()
             .name("sluice-control".to_owned())
             .spawn(move || {
-                obey(&orders, &drain_of_it, &answering);
+                obey(&orders, &drain_of_it, &answering, |text| {
+                    policy.store(Arc::new(unpack(text, &agent, head.observe)?));
+                    Ok(())
+                });
                 drain_of_it.begin.cancel();
                 answering.spawn(async move {
                     tokio::time::sleep(patience).await;
@@ -123,15 +134,30 @@ impl WorkerCommand {
 }
 
 /// Does what the supervisor says, until it says no more.
-fn obey(control: &Arc<OwnedFd>, drain: &Drain, runtime: &tokio::runtime::Handle) {
+fn obey(
+    control: &Arc<OwnedFd>,
+    drain: &Drain,
+    runtime: &tokio::runtime::Handle,
+    reload: impl Fn(OwnedFd) -> io::Result<()>,
+) {
     let mut said = [0; PULSE.len()];
-    while let Ok(Some(_)) = packet::receive(&**control, &mut said) {
+    while let Ok(Some((_, mut brought))) = packet::receive(&**control, &mut said) {
         if said == PULSE {
             // By the threads that serve: when these stand still, there is no answer.
             let control = Arc::clone(control);
             runtime.spawn(async move { answer(&control, PULSE) });
         } else if said == HAND_OVER {
             drain.begin.cancel();
+        } else if said == RELOAD {
+            let text = brought.pop().ok_or(io::ErrorKind::InvalidData.into());
+            let word = match text.and_then(&reload) {
+                Ok(()) => RELOADED,
+                Err(error) => {
+                    tracing::error!(%error, "keeping the policy");
+                    KEPT
+                }
+            };
+            answer(control, word);
         } else {
             return;
         }

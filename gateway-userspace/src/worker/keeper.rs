@@ -5,14 +5,13 @@ use std::{
     os::fd::{AsRawFd as _, OwnedFd},
     process::{Child, Command, Stdio},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
 use rustix::{
     io::{FdFlags, fcntl_setfd},
     net::{SendFlags, Shutdown, sockopt},
@@ -25,8 +24,9 @@ use super::{
     dialer::Dialer,
     identity::Identities,
     packet,
+    policies::Policies,
     pulse::{self, Change, HAND_OVER},
-    start::{Head, Lines, READY, hand_over, observes},
+    start::{Head, Lines, READY, hand_over, observes, send_policy},
     tries::Tries,
 };
 use crate::{
@@ -34,6 +34,7 @@ use crate::{
     audit::{Audit, Blame, Kind, Outcome, Record, Subject},
     launch::user::AgentUser,
     policy::Policy,
+    tls::IssuerText,
 };
 
 /// How often a worker is started again in one session.
@@ -42,18 +43,22 @@ const AGAIN: u32 = 3;
 const START: Duration = Duration::from_secs(20);
 /// How much longer than its drain a worker may take to end.
 const END: Duration = Duration::from_secs(5);
+/// How long a worker may take to compile a policy.
+const RELOAD: Duration = Duration::from_secs(10);
 /// Octets of a worker's log line that are passed on.
 const LINE: u64 = 8 << 10;
 
 /// What workers are started with and served from.
 #[derive(Debug)]
 pub(crate) struct Keep {
-    pub(crate) policy: Policy,
+    pub(crate) policies: Policies,
     pub(crate) audit: Audit,
     pub(crate) subject: Subject,
     pub(crate) drain: Duration,
     pub(crate) identities: Arc<Identities>,
     pub(crate) servers: Vec<std::net::SocketAddr>,
+    /// Makes the certificates with which the worker opens TLS.
+    pub(crate) issuer: IssuerText,
 }
 
 /// The thread that keeps a worker alive.
@@ -63,6 +68,7 @@ pub(crate) struct Keep {
 pub(crate) struct Keeper {
     thread: JoinHandle<()>,
     shared: Arc<Shared>,
+    policies: Policies,
     /// Cancelled when no worker is left and none is started any more.
     lost: CancellationToken,
 }
@@ -75,6 +81,22 @@ struct Shared {
     /// Cancelled when the worker accepts no more, as it was told.
     handed_over: CancellationToken,
     current: Mutex<Option<Grip>>,
+    /// Who waits for the worker's word on a policy that it was sent.
+    reloading: Mutex<Option<oneshot::Sender<bool>>>,
+}
+
+/// Why the policy stays what it was.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotReloaded {
+    /// It could not be sent.
+    #[error("the gateway's worker cannot be sent the policy: {0}")]
+    Sending(#[from] io::Error),
+    /// The worker says no.
+    #[error("the gateway's worker did not take the policy")]
+    Refused,
+    /// The worker says nothing.
+    #[error("the gateway's worker did not answer, and is killed; another is started")]
+    Silent,
 }
 
 /// What ends a worker.
@@ -85,9 +107,17 @@ struct Grip {
 }
 
 impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Option<Grip>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn answer(&self) -> MutexGuard<'_, Option<oneshot::Sender<bool>>> {
+        let waiting = self.reloading.lock();
+        waiting.unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn with(&self, work: impl FnOnce(&Grip)) {
-        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(worker) = &*current {
+        if let Some(worker) = &*self.lock() {
             work(worker);
         }
     }
@@ -107,6 +137,7 @@ impl Keeper {
         let lost = CancellationToken::new();
         let (started, first) = oneshot::channel();
         let runtime = Handle::current();
+        let policies = keep.policies.clone();
         let (mine, told) = (Arc::clone(&shared), lost.clone());
         let thread = std::thread::Builder::new()
             .name("sluice-keeper".to_owned())
@@ -118,6 +149,7 @@ impl Keeper {
         Ok(Self {
             thread,
             shared,
+            policies,
             lost,
         })
     }
@@ -130,6 +162,43 @@ impl Keeper {
     /// Whether the worker answers when it is asked.
     pub(crate) fn answers(&self) -> bool {
         !self.shared.silent.load(Ordering::SeqCst)
+    }
+
+    /// Puts another policy in force: here, where connections are opened, and in the worker. If
+    /// that does not come to it, the one before stays in force in both.
+    ///
+    /// # Errors
+    /// Why it does not.
+    pub(crate) async fn reload(&self, policy: &Policy) -> Result<(), NotReloaded> {
+        let before = self.policies.current();
+        let (sender, answer) = oneshot::channel();
+        let sent = {
+            let current = self.shared.lock();
+            // What the old one alone allows is no longer opened, what the new one alone allows is
+            // not asked for yet.
+            self.policies.replace(Arc::new(policy.clone()));
+            *self.shared.answer() = Some(sender);
+            // One that is started next begins with it.
+            current
+                .as_ref()
+                .map(|worker| send_policy(&worker.control, policy))
+        };
+        let refused = match sent {
+            None => return Ok(()),
+            Some(Err(error)) => NotReloaded::Sending(error),
+            Some(Ok(())) => match tokio::time::timeout(RELOAD, answer).await {
+                // Where it died over it, the next one begins with the policy.
+                Ok(Ok(true) | Err(_)) => return Ok(()),
+                Ok(Ok(false)) => NotReloaded::Refused,
+                Err(_) => NotReloaded::Silent,
+            },
+        };
+        let current = self.shared.lock();
+        self.policies.replace(before);
+        if let (NotReloaded::Silent, Some(worker)) = (&refused, &*current) {
+            kill(worker);
+        }
+        Err(refused)
     }
 
     /// Asks the worker to accept no more and let what is open go on; answers when it is so, or
@@ -266,6 +335,11 @@ fn tell(keep: &Keep, shared: &Shared, change: Change) {
             shared.with(kill);
         }
         Change::HandedOver => shared.handed_over.cancel(),
+        Change::Reloaded(taken) => {
+            if let Some(waiting) = shared.answer().take() {
+                let _whoever_waited_gave_up = waiting.send(taken);
+            }
+        }
     }
 }
 
@@ -279,11 +353,8 @@ impl Worker {
     /// Waits for its end, and for what it handed over. Says how it ended.
     fn wait(mut self, shared: &Shared) -> String {
         let status = self.child.wait();
-        shared
-            .current
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        shared.lock().take();
+        shared.answer().take();
         for thread in self.threads {
             if thread.join().is_err() {
                 tracing::error!("a thread that served the worker failed");
@@ -304,6 +375,12 @@ pub(super) fn spawn(errors: Stdio) -> io::Result<(Child, OwnedFd)> {
     let mut command = Command::new("/proc/self/exe");
     // Its own group: a key at the terminal is for the command.
     command.env_clear().process_group(0);
+    // Where the operator keeps root certificates, if not where the system does.
+    for name in ["SSL_CERT_FILE", "SSL_CERT_DIR"] {
+        if let Some(value) = std::env::var_os(name) {
+            command.env(name, value);
+        }
+    }
     if let Some(filter) = crate::cli::logging::filter() {
         command.arg("--log").arg(filter);
     }
@@ -318,12 +395,18 @@ pub(super) fn spawn(errors: Stdio) -> io::Result<(Child, OwnedFd)> {
 }
 
 /// What a worker is told first.
-pub(super) fn head(keep: &Keep, sockets: usize, tries: Option<Tries>) -> io::Result<Head> {
+pub(super) fn head(
+    keep: &Keep,
+    policy: &Policy,
+    sockets: usize,
+    tries: Option<Tries>,
+) -> io::Result<Head> {
     let uid = AgentUser::unused().map_err(io::Error::other)?;
     Ok(Head {
-        agent: keep.policy.agent().to_string(),
-        observe: observes(&keep.policy),
+        agent: policy.agent().to_string(),
+        observe: observes(policy),
         assurance: keep.subject.assurance,
+        issuer: keep.issuer.clone(),
         drain: keep.drain,
         sockets,
         uid: uid.as_raw(),
@@ -354,9 +437,10 @@ fn start(
             Ok(())
         })?);
     }
+    let policy = keep.policies.current();
     let begun = (|| {
-        let head = head(keep, bound.sockets().count(), None)?;
-        hand_over(&control, &head, &theirs, &keep.policy, bound.sockets())?;
+        let head = head(keep, &policy, bound.sockets().count(), None)?;
+        hand_over(&control, &head, &theirs, &policy, bound.sockets())?;
         sockopt::set_socket_timeout(&control, sockopt::Timeout::Recv, Some(START))?;
         let mut said = [0; READY.len()];
         match packet::receive(&control, &mut said)? {
@@ -380,12 +464,11 @@ fn start(
         }
     };
     {
-        let mut current = shared
-            .current
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        // Whoever is to end it while it started found nobody to tell.
-        if shared.is_ending() {
+        let mut current = shared.lock();
+        // Whoever was to end it, or to give it another policy, while it started, found nobody to
+        // tell.
+        let is_old = !Arc::ptr_eq(&policy, &keep.policies.current());
+        if shared.is_ending() || is_old {
             kill(&grip);
         }
         *current = Some(grip);
@@ -443,17 +526,26 @@ fn serve_lines(
         Ok(())
     };
     let (audit, subject) = (keep.audit.clone(), keep.subject.clone());
+    let policies = keep.policies.clone();
     let (known, own, handle) = (
         Arc::clone(&keep.identities),
         Arc::clone(shared),
         runtime.clone(),
     );
     let records = thread("sluice-records", move || {
-        let taken = audit.take_from(&records, &subject, &handle, |cookie| known.known(cookie));
+        let taken = audit.take_from(
+            &records,
+            |policy| Subject {
+                policy: policies.named(policy),
+                ..subject.clone()
+            },
+            &handle,
+            |cookie| known.known(cookie),
+        );
         served(taken, &own)
     })?;
     let dialer = Dialer {
-        policy: Arc::new(ArcSwap::from_pointee(keep.policy.clone())),
+        policy: keep.policies.handle(),
         listening: bound.addresses().collect(),
         servers: keep.servers.clone(),
     };

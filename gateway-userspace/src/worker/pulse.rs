@@ -21,6 +21,11 @@ use super::packet;
 pub(super) const PULSE: &[u8] = b"p";
 /// That the worker is to accept no more and let what is open go on, and its answer once it is so.
 pub(super) const HAND_OVER: &[u8] = b"h";
+/// That another policy is to take the place of the one before; it comes along.
+pub(super) const RELOAD: &[u8] = b"r";
+/// That it did, and that it could not.
+pub(super) const RELOADED: &[u8] = b"y";
+pub(super) const KEPT: &[u8] = b"n";
 /// How often it is asked.
 const EVERY: Duration = Duration::from_secs(1);
 /// Seconds without an answer after which it counts as standing still.
@@ -39,12 +44,15 @@ pub(super) enum Change {
     Over,
     /// It accepts no more, as it was told.
     HandedOver,
+    /// It has the policy that it was sent, or keeps the one before.
+    Reloaded(bool),
 }
 
 /// What it said.
 enum Word {
     Pulse,
     HandedOver,
+    Reloaded(bool),
     End,
 }
 
@@ -61,6 +69,7 @@ pub(super) fn watch(control: &OwnedFd, mut tell: impl FnMut(Change)) -> io::Resu
             match within(control, EVERY)? {
                 Some(Word::Pulse) => break,
                 Some(Word::HandedOver) => tell(Change::HandedOver),
+                Some(Word::Reloaded(taken)) => tell(Change::Reloaded(taken)),
                 Some(Word::End) => return Ok(()),
                 None => {
                     missed += 1;
@@ -81,6 +90,7 @@ pub(super) fn watch(control: &OwnedFd, mut tell: impl FnMut(Change)) -> io::Resu
                 // It was asked once.
                 Word::Pulse => return Err(io::ErrorKind::InvalidData.into()),
                 Word::HandedOver => tell(Change::HandedOver),
+                Word::Reloaded(taken) => tell(Change::Reloaded(taken)),
                 Word::End => return Ok(()),
             }
         }
@@ -96,6 +106,8 @@ fn within(control: &OwnedFd, time: Duration) -> io::Result<Option<Word>> {
     match packet::receive(control, &mut said)? {
         Some(_) if said == PULSE => Ok(Some(Word::Pulse)),
         Some(_) if said == HAND_OVER => Ok(Some(Word::HandedOver)),
+        Some(_) if said == RELOADED => Ok(Some(Word::Reloaded(true))),
+        Some(_) if said == KEPT => Ok(Some(Word::Reloaded(false))),
         Some(_) => Err(io::ErrorKind::InvalidData.into()),
         None => Ok(Some(Word::End)),
     }

@@ -16,18 +16,20 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     packet::{self, DESCRIPTORS_MAX},
+    pulse::RELOAD,
     tries::Tries,
 };
 use crate::{
     identity::Assurance,
     names::AgentId,
     policy::{Mode, Policy},
+    tls::IssuerText,
 };
 
 /// Octets of the largest head.
 const HEAD: usize = 16 << 10;
-/// Octets of the largest policy; files are bounded lower.
-const POLICY: u64 = 64 << 20;
+/// Octets of the largest policy with the files it names; each of them is bounded lower.
+const POLICY: u64 = 256 << 20;
 /// What a worker says when it is locked in.
 pub(super) const READY: &[u8] = b"ready";
 
@@ -37,6 +39,7 @@ pub(super) struct Head {
     pub(super) agent: String,
     pub(super) observe: bool,
     pub(super) assurance: Assurance,
+    pub(super) issuer: IssuerText,
     pub(super) drain: Duration,
     /// How many listening sockets follow.
     pub(super) sockets: usize,
@@ -72,9 +75,7 @@ pub(super) fn hand_over<'a>(
     policy: &Policy,
     sockets: impl Iterator<Item = BorrowedFd<'a>>,
 ) -> io::Result<()> {
-    let mut text = File::from(memfd_create("sluice-policy", MemfdFlags::CLOEXEC)?);
-    text.write_all(policy.source().as_bytes())?;
-    text.rewind()?;
+    let text = cargo(policy)?;
     let descriptors = [
         lines.records.as_fd(),
         lines.dial.as_fd(),
@@ -90,6 +91,32 @@ pub(super) fn hand_over<'a>(
     Ok(())
 }
 
+/// Sends another policy, to be put in the place of the one before.
+pub(super) fn send_policy(control: &OwnedFd, policy: &Policy) -> io::Result<()> {
+    let text = cargo(policy)?;
+    packet::send(control, RELOAD, &[text.as_fd()], SendFlags::DONTWAIT)
+}
+
+/// A policy as it travels.
+fn cargo(policy: &Policy) -> io::Result<File> {
+    let mut text = File::from(memfd_create("sluice-policy", MemfdFlags::CLOEXEC)?);
+    text.write_all(policy.carried().as_bytes())?;
+    text.rewind()?;
+    Ok(text)
+}
+
+/// A policy that arrived, for an agent of this name.
+pub(super) fn unpack(text: OwnedFd, agent: &AgentId, observe: bool) -> io::Result<Policy> {
+    let mut source = String::new();
+    File::from(text).take(POLICY).read_to_string(&mut source)?;
+    let policy = Policy::from_carried(&source).map_err(io::Error::other)?;
+    let policy = policy.with_agent(agent.clone());
+    Ok(match observe {
+        true => policy.with_observe(),
+        false => policy,
+    })
+}
+
 /// Receives it all.
 pub(super) fn take_over(control: &OwnedFd) -> io::Result<Start> {
     let mut buffer = vec![0; HEAD];
@@ -99,15 +126,8 @@ pub(super) fn take_over(control: &OwnedFd) -> io::Result<Start> {
     let Ok([records, dial, identity, text]) = <[OwnedFd; 4]>::try_from(descriptors) else {
         return Err(io::ErrorKind::InvalidData.into());
     };
-    let mut source = String::new();
-    File::from(text).take(POLICY).read_to_string(&mut source)?;
-    let policy = Policy::parse("policy", &source).map_err(io::Error::other)?;
     let agent = AgentId::parse(&head.agent).map_err(io::Error::other)?;
-    let policy = policy.with_agent(agent);
-    let policy = match head.observe {
-        true => policy.with_observe(),
-        false => policy,
-    };
+    let policy = unpack(text, &agent, head.observe)?;
     let mut sockets = Vec::new();
     while sockets.len() < head.sockets {
         let some = packet::receive(control, &mut buffer)?.map(|(_, some)| some);
@@ -129,5 +149,5 @@ pub(super) fn take_over(control: &OwnedFd) -> io::Result<Start> {
 
 /// Whether refusals are only recorded.
 pub(super) fn observes(policy: &Policy) -> bool {
-    policy.mode() == Mode::Observe
+    policy.own_mode() == Mode::Observe
 }

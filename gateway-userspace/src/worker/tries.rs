@@ -35,6 +35,7 @@ use crate::{
     kernel::load_nothing,
     launch::{Attempt, attempt, user::AgentUser},
     policy::Policy,
+    tls::Authority,
 };
 
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -99,6 +100,7 @@ impl TriesFlags {
             agent: policy.agent().to_string(),
             observe: false,
             assurance: Assurance::Confined,
+            issuer: Authority::in_memory("tries")?.issuer()?,
             drain: Duration::ZERO,
             sockets: 0,
             uid: AgentUser::unused()?.as_raw(),

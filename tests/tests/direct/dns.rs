@@ -322,3 +322,20 @@ async fn an_answer_lets_a_connection_by_address_mean_its_name() {
     let outcomes: Vec<_> = records.iter().map(|record| &record["outcome"]).collect();
     assert_eq!(outcomes, ["deny", "allow", "allow"]);
 }
+
+#[tokio::test]
+async fn questions_beyond_the_rate_are_refused() {
+    let rig = Rig::start(&format!("[dns]\nrate = \"2/h\"\n{RULES}"));
+    let asked = question("origin.test.", RecordType::A);
+    for _ in 0..2 {
+        assert_eq!(told(&ask(&rig, &asked).await).0, ResponseCode::NoError);
+    }
+    let refused = ask(&rig, &asked).await;
+    assert_eq!(told(&refused), (ResponseCode::Refused, vec![]));
+    let records = rig.records().await;
+    let last = records.last().expect("a record");
+    assert_eq!(
+        pick(last, &["outcome", "reason", "host"]),
+        json!(["deny", "rate_limited", "origin.test"])
+    );
+}

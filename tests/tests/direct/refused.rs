@@ -184,6 +184,11 @@ const HEADS: &[(&str, u16, &str)] = &[
     ),
     (
         "GET / HTTP/1.1\r\nHost: @\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+        400,
+        "ws_version",
+    ),
+    (
+        "GET / HTTP/1.1\r\nHost: @\r\nConnection: Upgrade\r\nUpgrade: other\r\n\r\n",
         501,
         "upgrade_unsupported",
     ),

@@ -16,6 +16,7 @@ use gateway_userspace::{
     names::{AgentId, OrigDst, PeerAddr},
     policy::Policy,
     proxy::Counters,
+    tls::{Connector, Terminator},
 };
 use serde_json::Value;
 use tokio::{
@@ -24,6 +25,8 @@ use tokio::{
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
+
+use super::secure;
 
 /// How long anything may take that should happen at once.
 pub(super) const DEADLINE: Duration = Duration::from_secs(20);
@@ -84,11 +87,19 @@ pub(super) struct Rig {
 
 /// A policy of these rules, whose names `*.test` all lead to loopback.
 pub(super) fn policy(rules: &str) -> Policy {
+    policy_with(
+        rules,
+        "resolve = { \"origin.test\" = \"127.0.0.1\", \"other.test\" = \"127.0.0.1\", \
+         \"a.db.test\" = \"127.0.0.1\", \"six.test\" = \"::1\", \
+         \"mixed.test\" = [\"93.184.216.34\", \"10.0.0.1\"] }",
+    )
+}
+
+/// A policy of these rules that reaches upstreams so.
+pub(super) fn policy_with(rules: &str, upstream: &str) -> Policy {
     let text = format!(
         "schema = 1\nagent = \"tester\"\nassurance = \"cooperative\"\n{rules}\n\
-         [upstream]\nresolve = {{ \"origin.test\" = \"127.0.0.1\", \"other.test\" = \"127.0.0.1\", \
-         \"a.db.test\" = \"127.0.0.1\", \"six.test\" = \"::1\", \
-         \"mixed.test\" = [\"93.184.216.34\", \"10.0.0.1\"] }}\n"
+         [upstream]\n{upstream}\n"
     );
     Policy::parse("test.toml", &text).unwrap_or_else(|errors| panic!("{errors}\n{text}"))
 }
@@ -115,23 +126,28 @@ impl Rig {
         limits: Limits,
         change: impl FnOnce(AuditConfig) -> AuditConfig,
     ) -> Self {
-        Self::build(rules, limits, change, Resolver::fixed_names_only())
+        Self::build(policy(rules), limits, change, Resolver::fixed_names_only())
     }
 
     /// With a resolver that knows more than the names of the policy.
     pub(super) fn with_resolver(rules: &str, limits: Limits, resolver: Resolver) -> Self {
-        Self::build(rules, limits, |config| config, resolver)
+        Self::build(policy(rules), limits, |config| config, resolver)
+    }
+
+    /// Under this policy.
+    pub(super) fn under(policy: Policy) -> Self {
+        let resolver = Resolver::fixed_names_only();
+        Self::build(policy, Limits::default(), |config| config, resolver)
     }
 
     fn build(
-        rules: &str,
+        policy: Policy,
         limits: Limits,
         change: impl FnOnce(AuditConfig) -> AuditConfig,
         resolver: Resolver,
     ) -> Self {
         let log = MemoryLog::with_room(16 * 1024 * 1024);
         let audit = Audit::open(change(AuditConfig::memory(&log))).unwrap();
-        let policy = policy(rules);
         let line = Arc::new(Mutex::new(Line::Explicit));
         let bound = Gateway::bind(&BindConfig::default()).unwrap();
         let address = bound.addresses().next().unwrap();
@@ -149,6 +165,8 @@ impl Rig {
             limits,
             assurance: Assurance::Cooperative,
             resolver,
+            terminator: Terminator::under(secure::gateway_authority()).unwrap(),
+            connector: Connector::new(&secure::origin_roots()).unwrap(),
             dial: None,
         };
         let serving = tokio::spawn(bound.serve(Arc::new(context), drain.clone()));

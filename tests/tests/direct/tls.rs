@@ -98,19 +98,6 @@ async fn without_a_name_it_is_for_the_address() {
     assert_eq!(rig.record().await["host"], "127.0.0.1");
 }
 
-#[tokio::test]
-async fn a_rule_on_paths_does_not_cover_what_cannot_be_read() {
-    let origin = Origin::echo().await;
-    let rules = allow_origin(origin.address) + "paths = [\"/x\"]\n";
-    let rig = redirected(&rules, origin.address);
-    let mut wire = rig.connect().await;
-    wire.send(hello("origin.test")).await;
-    assert_eq!(wire.rest_bytes().await.unwrap(), ACCESS_DENIED);
-    drop(wire);
-    assert_eq!(rig.record().await["reason"], "needs_inspection");
-    assert_eq!(origin.connections(), 0);
-}
-
 /// A TLS server that answers every request, with a certificate of its own making.
 struct Server {
     _child: Child,

@@ -109,6 +109,49 @@ const FOR_TEST: &[Need] = &[
         arch: "python-httpx",
     },
     Need {
+        sign: Sign::Python("h2"),
+        debian: "python3-h2",
+        fedora: "python3-h2",
+        arch: "python-h2",
+    },
+    Need {
+        sign: Sign::Python("grpc"),
+        debian: "python3-grpcio",
+        fedora: "python3-grpcio",
+        arch: "python-grpcio",
+    },
+    Need {
+        sign: Sign::Python("websockets"),
+        debian: "python3-websockets",
+        fedora: "python3-websockets",
+        arch: "python-websockets",
+    },
+    Need {
+        sign: Sign::Python("aiohttp"),
+        debian: "python3-aiohttp",
+        fedora: "python3-aiohttp",
+        arch: "python-aiohttp",
+    },
+    Need {
+        sign: Sign::Python("pip"),
+        debian: "python3-pip",
+        fedora: "python3-pip",
+        arch: "python-pip",
+    },
+    Need {
+        sign: Sign::Program("npm"),
+        debian: "npm",
+        fedora: "nodejs-npm",
+        arch: "npm",
+    },
+    // With its compiler, so that a test can be one file of source.
+    Need {
+        sign: Sign::Program("javac"),
+        debian: "default-jdk-headless",
+        fedora: "java-latest-openjdk-devel",
+        arch: "jdk-openjdk",
+    },
+    Need {
         sign: Sign::Program("dig"),
         debian: "bind9-dnsutils",
         fedora: "bind-utils",

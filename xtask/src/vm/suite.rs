@@ -25,6 +25,18 @@ const LEFT_OUT: &[(&str, &str)] = &[
         "enforced_clients::",
         "Node, git and Python's packages are not in the machine",
     ),
+    (
+        "enforced_inspect::",
+        "what is inside TLS is the same on all of these kernels, and the clients are not in the machine",
+    ),
+    (
+        "enforced_suggest::",
+        "what a policy is made from is the same on all of these kernels",
+    ),
+    (
+        "enforced_reload::",
+        "a policy is exchanged in the same way on all of these kernels",
+    ),
     ("enforced_own::a_node_server", "Node is not in the machine"),
     (
         "enforced_attribution::a_thousand",

@@ -153,7 +153,7 @@ pub(super) fn verbatim(line: &[u8]) -> Option<String> {
 }
 
 /// Hostile characters stand within JSON's strings or, as blanks, between its tokens.
-fn escaped(text: &str) -> String {
+pub(in crate::cli) fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

@@ -9,7 +9,7 @@ use crate::audit::MAX_LINE;
 
 /// What comes next in a file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Piece<'a> {
+pub(in crate::cli) enum Piece<'a> {
     /// A complete line, without its newline.
     Line(&'a [u8]),
     /// A complete line longer than any audit record, with its length in bytes.
@@ -20,7 +20,7 @@ pub(super) enum Piece<'a> {
 
 /// A reader that may be asked again after the end, when the file has grown.
 #[derive(Debug)]
-pub(super) struct Lines {
+pub(in crate::cli) struct Lines {
     file: BufReader<File>,
     line: Vec<u8>,
     /// Length of the line so far, also of what was not kept.
@@ -32,7 +32,7 @@ pub(super) struct Lines {
 
 impl Lines {
     /// Lines from the start of the file.
-    pub(super) fn new(file: File) -> Self {
+    pub(in crate::cli) fn new(file: File) -> Self {
         Self {
             file: BufReader::with_capacity(MAX_LINE, file),
             line: Vec::new(),
@@ -43,7 +43,7 @@ impl Lines {
     }
 
     /// The last `count` complete lines of the file, and what follows them.
-    pub(super) fn last(mut file: File, count: u64) -> io::Result<Self> {
+    pub(in crate::cli) fn last(mut file: File, count: u64) -> io::Result<Self> {
         let position = start_of_last(&mut file, count)?;
         file.seek(SeekFrom::Start(position))?;
         Ok(Self {
@@ -53,17 +53,17 @@ impl Lines {
     }
 
     /// The file.
-    pub(super) fn file(&self) -> &File {
+    pub(in crate::cli) fn file(&self) -> &File {
         self.file.get_ref()
     }
 
     /// Bytes of the file that were read.
-    pub(super) const fn position(&self) -> u64 {
+    pub(in crate::cli) const fn position(&self) -> u64 {
         self.position
     }
 
     /// Begins again at the start of the file, which was cut.
-    pub(super) fn rewind(&mut self) -> io::Result<()> {
+    pub(in crate::cli) fn rewind(&mut self) -> io::Result<()> {
         self.file.seek(SeekFrom::Start(0))?;
         self.position = 0;
         self.forget();
@@ -71,7 +71,7 @@ impl Lines {
     }
 
     /// The next piece.
-    pub(super) fn next(&mut self) -> io::Result<Piece<'_>> {
+    pub(in crate::cli) fn next(&mut self) -> io::Result<Piece<'_>> {
         if std::mem::take(&mut self.taken) {
             self.forget();
         }

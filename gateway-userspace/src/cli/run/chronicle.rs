@@ -59,14 +59,18 @@ pub(super) async fn begin(
 /// What is in force, by name.
 fn controls(plan: &Plan, held: KernelHeld, shut: &Shut) -> Vec<String> {
     let process = plan.policy.process();
+    let filtered = shut.missing_filters == 0;
     let named = [
         ("namespaces", true),
         ("no_capabilities", true),
         ("no_new_privs", true),
-        ("seccomp", true),
-        ("seccomp_tracing", !process.ptrace),
-        ("seccomp_user_namespaces", !process.user_namespaces),
-        ("seccomp_io_uring", !process.io_uring),
+        ("seccomp", filtered),
+        ("seccomp_tracing", filtered && !process.ptrace),
+        (
+            "seccomp_user_namespaces",
+            filtered && !process.user_namespaces,
+        ),
+        ("seccomp_io_uring", filtered && !process.io_uring),
         ("born_inside", shut.born_inside),
     ];
     let named = named.into_iter().filter(|(_, in_force)| *in_force);

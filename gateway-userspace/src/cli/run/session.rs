@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use super::{super::say, chronicle, site::Site};
 use crate::{
     app::{BindConfig, Bound, Gateway},
-    audit::Audit,
+    audit::{Audit, Subject},
     kernel::{AgentSpec, Boundary, KernelHeld, check_unix_paths, forward_logs},
     launch::{
         assurance::{Assessment, assess},
@@ -19,7 +19,9 @@ use crate::{
     },
     open_files,
     policy::{Mode, Policy},
+    reload::{Bounds, Reload, Source},
     serve::{self, Serving},
+    tls::{Authority, Roots, bundle, truststore},
 };
 
 /// How long connections may finish once the agent is gone. Nobody reads their answers.
@@ -27,6 +29,8 @@ const DRAIN: Duration = Duration::from_millis(500);
 
 /// What a run needs to begin.
 pub(super) struct Plan {
+    /// Where the policy is from.
+    pub(super) source: Source,
     pub(super) policy: Policy,
     pub(super) user: AgentUser,
     pub(super) assessment: Assessment,
@@ -88,6 +92,7 @@ async fn inside(
     open_files: Option<u64>,
 ) -> anyhow::Result<u8> {
     forward_logs(boundary);
+    let authority = authority(site)?;
     if plan.policy.mode() == Mode::Enforce {
         Canary::set_out()?.check(&site.agent)?;
         prove(boundary, &site.agent, &site.gateway)?;
@@ -102,6 +107,7 @@ async fn inside(
             audit: plan.audit.clone(),
             assurance: plan.assessment.level,
             within: site.agent.within()?,
+            issuer: authority.issuer()?,
             drain: DRAIN,
         },
     )
@@ -110,7 +116,22 @@ async fn inside(
 
     boundary.arm()?;
     let chronicle = chronicle::begin(&plan, site, port, held, &waiting.shut).await?;
+    let subject = Subject {
+        agent: plan.policy.agent().clone(),
+        assurance: plan.assessment.level,
+        policy: plan.policy.digest(),
+    };
+    // SIGHUP is for the command.
+    let reload = Reload::new(
+        plan.source.clone(),
+        false,
+        Bounds::Kernel,
+        plan.policy.clone(),
+        plan.audit.clone(),
+        subject,
+    )?;
     let status = tokio::select! {
+        never = reload.run(async |new: &Policy| serving.reload(new).await) => match never {},
         status = waiting.go() => status.context("waiting for the command"),
         () = chronicle.entry.keep_beating(|| serving.answers()) => unreachable!("it beats for ever"),
         () = serving.lost() => Err(anyhow::anyhow!(
@@ -126,6 +147,39 @@ async fn inside(
     let status = status.map(exit_code);
     chronicle.end(status.as_ref().ok().copied());
     status
+}
+
+/// File of the certificates that the agent's programs are to trust, in the scratch folder.
+const BUNDLE: &str = "ca.pem";
+/// The same for Java.
+const TRUSTSTORE: &str = "ca.p12";
+
+/// An authority for this run alone, and the files of certificates to trust.
+fn authority(site: &Site) -> anyhow::Result<Authority> {
+    let authority = Authority::in_memory(&format!("Sluice {}", site.run))?;
+    let named = bundle::named(std::env::var_os);
+    let trusted = Roots::system().with(named.iter().cloned());
+    let store = truststore::encode(&authority, &trusted).context("encoding Java's truststore")?;
+    for (name, content) in [
+        (BUNDLE, bundle::text(&authority, &trusted).into_bytes()),
+        (TRUSTSTORE, store),
+    ] {
+        let path = site.scratch().join(name);
+        std::fs::write(&path, content).with_context(|| format!("writing {}", path.display()))?;
+    }
+    Ok(authority)
+}
+
+/// What makes programs trust the gateway where it opens TLS; for Java, find it as well.
+fn trust_environment(site: &Site, port: u16) -> impl Iterator<Item = (&'static str, OsString)> {
+    let path = site.scratch().join(BUNDLE).into_os_string();
+    let names = bundle::REPLACING.into_iter().chain(bundle::ADDING);
+    let before = std::env::var_os(truststore::VARIABLE);
+    let store = site.scratch().join(TRUSTSTORE);
+    let java = truststore::options(before.as_deref(), &store, port);
+    names
+        .map(move |name| (name, path.clone()))
+        .chain([(truststore::VARIABLE, java)])
 }
 
 /// Starts the agent's first process, which waits for the word, and judges what was reached.
@@ -154,15 +208,20 @@ fn order(
 ) -> anyhow::Result<Order> {
     let mut environment: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
     let user = plan.user.environment(site.scratch())?;
-    let own = user.into_iter().chain(proxy_environment(port));
+    let own = user
+        .into_iter()
+        .chain(proxy_environment(port))
+        .chain(trust_environment(site, port));
     environment.extend(own.map(|(name, value)| (name.into(), value)));
-    let confined = Order::under(
+    let mut confined = Order::under(
         &plan.policy,
         &plan.user,
         held,
         site.agent.path(),
         site.scratch(),
     );
+    let trusted = [BUNDLE, TRUSTSTORE].map(|name| site.scratch().join(name));
+    confined.run.extend(trusted);
     let which = terminal::standard();
     Ok(Order {
         open_files,

@@ -11,7 +11,8 @@ use super::{
 use crate::{
     names::RuleId,
     policy::{
-        BadPattern, Fault, HostPattern, PathPattern, Rule, Target, Traffic,
+        Action, BadPattern, Condition, Fault, HostPattern, Inspect, PathPattern, Rate, Rule,
+        Target, Traffic,
         address::{AddressClass, classify},
         fault::RULES_MAX,
         report::Problems,
@@ -31,7 +32,11 @@ pub(super) struct Draft {
     pub(super) place: Range<usize>,
 }
 
-pub(super) fn rules(sections: Vec<Section<'_>>, problems: &mut Problems) -> Vec<Draft> {
+pub(super) fn rules(
+    sections: Vec<Section<'_>>,
+    root: Inspect,
+    problems: &mut Problems,
+) -> Vec<Draft> {
     if let Some(first) = sections.get(RULES_MAX) {
         problems.add(Fault::TooManyRules, first.span());
         return Vec::new();
@@ -47,12 +52,26 @@ pub(super) fn rules(sections: Vec<Section<'_>>, problems: &mut Problems) -> Vec<
             problems.add_with(fault, span.clone(), (first, "first here"));
         }
         // Read on whatever the name is: all that is wrong is to be found.
-        let (targets, traffic, private) = body(section, problems);
+        let action = section.word("action", problems);
+        let mode = section.word("mode", problems);
+        let inspect = inspect(&mut section, problems);
+        let (targets, traffic, private) =
+            body(&mut section, action, inspect.unwrap_or(root), problems);
+        let when = condition(&mut section, problems);
+        if let (Action::Deny, Some(limit)) = (action, section.value("limit")) {
+            problems.add(Fault::NotForDeny("limit"), limit.span());
+        }
+        let limit = rate("limit", &mut section, problems);
         let Some((id, place)) = id else { continue };
         let rule = Rule {
             id,
+            action,
+            mode,
             targets,
             traffic,
+            inspect,
+            when,
+            limit,
             private,
         };
         drafts.push(Draft { rule, place });
@@ -71,9 +90,66 @@ fn id(section: &mut Section<'_>, problems: &mut Problems) -> Option<(RuleId, Ran
     }
 }
 
+pub(super) fn rate(
+    key: &'static str,
+    section: &mut Section<'_>,
+    problems: &mut Problems,
+) -> Option<Rate> {
+    let text = section.take::<String>(key, problems)?;
+    Rate::parse(text.get_ref())
+        .map_err(|bad| {
+            let found = text.get_ref().clone();
+            problems.add(Fault::Rate { found, bad }, text.span());
+        })
+        .ok()
+}
+
+fn inspect(section: &mut Section<'_>, problems: &mut Problems) -> Option<Inspect> {
+    let inspect = section.value("inspect").map(Spanned::span)?;
+    if section.has("tcp") {
+        problems.add(Fault::NotForTcp("inspect"), inspect);
+    }
+    Some(section.word("inspect", problems))
+}
+
+/// The condition of a rule, and where in the file its flaw is.
+fn condition(section: &mut Section<'_>, problems: &mut Problems) -> Option<Condition> {
+    if section.has("tcp")
+        && let Some(value) = section.take_value("when")
+    {
+        problems.add(Fault::NotForTcp("when"), value.span());
+        return None;
+    }
+    let text = section.take::<String>("when", problems)?;
+    Condition::parse(text.get_ref())
+        .map_err(|(bad, within)| {
+            let span = place_within(text.span(), text.get_ref(), within);
+            problems.add(Fault::Condition(bad), span);
+        })
+        .ok()
+}
+
+/// The bytes of the file that a part of a string was read from; the whole string if escapes may
+/// have moved them.
+fn place_within(span: Range<usize>, text: &str, part: Range<usize>) -> Range<usize> {
+    let plain = !text.contains(['"', '\\', '\t', '\r']);
+    let quotes = match span.len().saturating_sub(text.len()) {
+        2 => 1,
+        6..=8 if plain => 3,
+        _ => return span,
+    };
+    let start = span.end - quotes - text.len();
+    start + part.start..start + part.end
+}
+
 type Body = (Vec<Target>, Traffic, Option<Arc<[IpAddr]>>);
 
-fn body(mut section: Section<'_>, problems: &mut Problems) -> Body {
+fn body(
+    section: &mut Section<'_>,
+    action: Action,
+    inspect: Inspect,
+    problems: &mut Problems,
+) -> Body {
     let (web, tcp) = (section.has("hosts"), section.has("tcp"));
     let whole = section.span();
     match (web, tcp) {
@@ -81,13 +157,17 @@ fn body(mut section: Section<'_>, problems: &mut Problems) -> Body {
         (false, false) => problems.add(Fault::NoTarget, whole),
         (true, false) | (false, true) => {}
     }
-    let private = section
-        .take::<bool>("private", problems)
-        .is_some_and(Spanned::into_inner);
+    let leave = section.take::<bool>("private", problems);
+    if let (Action::Deny, Some(leave)) = (action, &leave) {
+        problems.add(Fault::NotForDeny("private"), leave.span());
+    }
+    let private = leave.is_some_and(Spanned::into_inner);
+    // Any address may be refused.
+    let reaches = private || action == Action::Deny;
     let (targets, traffic) = if tcp {
-        over_tcp(&mut section, private, problems)
+        over_tcp(section, reaches, problems)
     } else {
-        over_web(&mut section, private, problems)
+        over_web(section, action, inspect, reaches, problems)
     };
     let private = private.then(|| {
         let named = targets.iter().filter_map(|target| match &target.hosts {
@@ -104,7 +184,7 @@ fn over_tcp(
     private: bool,
     problems: &mut Problems,
 ) -> (Vec<Target>, Traffic) {
-    for key in ["ports", "methods", "paths"] {
+    for key in ["ports", "methods", "paths", "websocket"] {
         if let Some(value) = section.take_value(key) {
             problems.add(Fault::NotForTcp(key), value.span());
         }
@@ -122,10 +202,23 @@ fn over_tcp(
 
 fn over_web(
     section: &mut Section<'_>,
+    action: Action,
+    inspect: Inspect,
     private: bool,
     problems: &mut Problems,
 ) -> (Vec<Target>, Traffic) {
-    let ports = web_ports(section, problems);
+    let ports = web_ports(section, inspect, problems);
+    let websocket = section.take::<bool>("websocket", problems);
+    let websocket = match (action, websocket) {
+        (Action::Allow, Some(websocket)) => websocket.into_inner(),
+        // What only reads must not open a way in both directions.
+        (Action::Allow, None) => !section.has("methods"),
+        (Action::Approve | Action::Deny, None) => true,
+        (Action::Approve | Action::Deny, Some(websocket)) => {
+            problems.add(Fault::NotForRefusing, websocket.span());
+            true
+        }
+    };
     let methods = list(section, "methods", parse_method, problems);
     let paths = list(section, "paths", parse_path, problems);
     let hosts = list(section, "hosts", parse_host, problems);
@@ -140,16 +233,17 @@ fn over_web(
     let traffic = Traffic::Web {
         methods: methods.into_iter().map(|(_, method)| method).collect(),
         paths: paths.into_iter().map(|(_, path)| path).collect(),
+        websocket,
     };
     (targets, traffic)
 }
 
-/// The ports of a rule with `hosts`. Methods and paths go only with ports that are written out
-/// and are not HTTPS: what TLS hides cannot be held to them.
-fn web_ports(section: &mut Section<'_>, problems: &mut Problems) -> Arc<[u16]> {
-    let hidden = ["methods", "paths"]
+/// The ports of a rule with `hosts`. Where TLS is never opened, what it hides goes only with ports
+/// that are written out and are not HTTPS.
+fn web_ports(section: &mut Section<'_>, inspect: Inspect, problems: &mut Problems) -> Arc<[u16]> {
+    let hidden = ["methods", "paths", "when"]
         .into_iter()
-        .find(|key| section.has(key));
+        .find(|key| inspect == Inspect::Never && section.has(key));
     let limit = hidden.and_then(|key| section.value(key).map(|value| (key, value.span())));
     if !section.has("ports") {
         if let Some((key, span)) = limit {
@@ -175,7 +269,7 @@ fn web_ports(section: &mut Section<'_>, problems: &mut Problems) -> Arc<[u16]> {
 
 /// The entries of a list of strings, with their places. What does not parse, and what is there
 /// twice, is reported.
-fn list<T: PartialEq>(
+pub(super) fn list<T: PartialEq>(
     section: &mut Section<'_>,
     key: &'static str,
     parse: fn(&str) -> Result<(String, T), Fault>,
@@ -203,7 +297,7 @@ fn list<T: PartialEq>(
     entries
 }
 
-fn parse_host(text: &str) -> Result<(String, HostPattern), Fault> {
+pub(super) fn parse_host(text: &str) -> Result<(String, HostPattern), Fault> {
     let bad = |bad| Fault::Host {
         text: text.to_owned(),
         bad,

@@ -105,11 +105,16 @@ impl<'i> Section<'i> {
         key: &'static str,
         problems: &mut Problems,
     ) -> Option<Spanned<T>> {
+        self.demand(key, problems);
+        self.take(key, problems)
+    }
+
+    /// Reports a key that is not there.
+    pub(super) fn demand(&self, key: &'static str, problems: &mut Problems) {
         if !self.has(key) {
             let example = self.example(key);
             problems.add(Fault::Missing { key, example }, self.span());
         }
-        self.take(key, problems)
     }
 
     /// One word of a few; the first of them if the key is not there.

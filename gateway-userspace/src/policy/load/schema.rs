@@ -41,7 +41,7 @@ const fn later(name: &'static str, instead: &'static str) -> Key {
 
 const AS_EGRESS: &str =
     "delete it; the host can be allowed by an [[egress]] rule, whose TLS is relayed unopened";
-const NO_LIMITS: &str = "delete it; nothing counts requests, bytes or tokens yet";
+const NO_LIMITS: &str = "delete it; nothing counts tokens yet";
 const NO_CREDENTIALS: &str = "delete it; the agent must bring its own credentials for now";
 
 /// The file.
@@ -52,26 +52,24 @@ pub(super) static ROOT: Table = Table {
         built("agent", "agent = \"support-bot\""),
         built("mode", "mode = \"enforce\""),
         built("assurance", "assurance = \"confined\""),
+        built("inspect", "inspect = \"auto\""),
         built("network", "[network]"),
         built("process", "[process]"),
         built("dns", "[dns]"),
         built("egress", "[[egress]]"),
         built("upstream", "[upstream]"),
-        later(
-            "bind",
-            "delete it, and name the policy with `sluice run --policy`",
-        ),
+        built("bind", "[bind]"),
         later("mcp", AS_EGRESS),
         later("llm", AS_EGRESS),
         later("dlp", "delete it; nothing looks into what is sent yet"),
-        later("limit", NO_LIMITS),
+        built("limit", "[limit]"),
         later("loop", "delete it; nothing looks for repeated calls yet"),
         later(
             "scope",
             "delete it; what an agent does for the first time is not noticed yet",
         ),
         later("credential", NO_CREDENTIALS),
-        later("test", "delete it, and ask `sluice policy explain` for now"),
+        built("test", "[[test]]"),
     ],
 };
 
@@ -106,6 +104,11 @@ pub(super) static DNS: Table = Table {
     keys: &[
         built("mode", "mode = \"policy-names\""),
         built("deny_types", "deny_types = [\"TXT\", \"NULL\", \"ANY\"]"),
+        built("allow_types", "allow_types = [\"A\", \"AAAA\"]"),
+        built("max_label", "max_label = 40"),
+        built("max_name", "max_name = 120"),
+        built("entropy", "entropy = 4.0"),
+        built("rate", "rate = \"30/s\""),
     ],
 };
 
@@ -120,25 +123,50 @@ pub(super) static EGRESS: Table = Table {
         built("paths", "paths = [\"/repos/acme/**\"]"),
         built("tcp", "tcp = [\"db.example.com:5432\"]"),
         built("private", "private = true"),
-        later(
-            "mode",
-            "delete it; `mode = \"observe\"` is for the policy as a whole",
-        ),
+        built("inspect", "inspect = \"never\""),
+        built("mode", "mode = \"observe\""),
         later("credential", NO_CREDENTIALS),
-        later("limit", NO_LIMITS),
+        built("limit", "limit = \"60/min\""),
         later("budget", NO_LIMITS),
-        later(
-            "when",
-            "delete it, or delete the rule if it must not hold without the condition",
-        ),
-        later(
-            "action",
-            "delete the rule if it refuses or asks: what no rule allows is refused",
-        ),
+        built("when", "when = 'http.path.startsWith(\"/v1/\")'"),
+        built("websocket", "websocket = false"),
+        built("action", "action = \"deny\""),
         later(
             "approval",
             "delete the rule: what no rule allows is refused",
         ),
+    ],
+};
+
+/// `[bind]`.
+pub(super) static BIND: Table = Table {
+    what: "key of [bind]",
+    keys: &[
+        built("systemd", "systemd = [\"support-bot@*.service\"]"),
+        built("cgroup", "cgroup = [\"/agents.slice/support-*\"]"),
+        built("kubernetes", "kubernetes = { namespace = \"agents\" }"),
+    ],
+};
+
+/// `kubernetes` of `[bind]`.
+pub(super) static KUBERNETES: Table = Table {
+    what: "key of `kubernetes`",
+    keys: &[
+        built("namespace", "namespace = \"agents\""),
+        built("labels", "labels = { app = \"support-bot\" }"),
+    ],
+};
+
+/// `[limit]`.
+pub(super) static LIMIT: Table = Table {
+    what: "key of [limit]",
+    keys: &[
+        built("requests", "requests = \"300/min\""),
+        later(
+            "connections",
+            "delete it; the gateway has a limit of its own",
+        ),
+        later("bytes_out", "delete it; nothing limits bytes yet"),
     ],
 };
 
@@ -150,9 +178,94 @@ pub(super) static UPSTREAM: Table = Table {
             "resolve",
             "resolve = { \"db.example.com\" = \"192.0.2.7\" }",
         ),
-        later(
-            "trust",
-            "delete it; TLS is relayed unopened, so the agent itself checks certificates",
-        ),
+        built("trust", "trust = [\"acme-ca.pem\"]"),
+        built("proxy", "proxy = \"http://proxy.example.com:3128\""),
+        built("no_proxy", "no_proxy = [\"git.example.com\"]"),
+        built("client", "[[upstream.client]]"),
     ],
 };
+
+/// `[[upstream.client]]`.
+pub(super) static CLIENT: Table = Table {
+    what: "key of [[upstream.client]]",
+    keys: &[
+        built("hosts", "hosts = [\"partner.example.com\"]"),
+        built("certificate", "certificate = \"client.pem\""),
+        built("key", "key = \"client.key\""),
+    ],
+};
+
+/// `[[test]]`.
+pub(super) static TEST: Table = Table {
+    what: "key of [[test]]",
+    keys: &[
+        built("name", "name = \"reads pass\""),
+        built("input", "input = { http = \"https://api.example.com/\" }"),
+        built("expect", "expect = { action = \"allow\" }"),
+    ],
+};
+
+/// `input` of `[[test]]`.
+pub(super) static INPUT: Table = Table {
+    what: "key of `input`",
+    keys: &[
+        built("http", "http = \"https://api.example.com/\""),
+        built("connect", "connect = \"api.example.com:443\""),
+        built("tls", "tls = \"api.example.com:443\""),
+        built("tcp", "tcp = \"192.0.2.7:5432\""),
+        built("dns", "dns = \"api.example.com\""),
+    ],
+};
+
+/// `expect` of `[[test]]`.
+pub(super) static EXPECT: Table = Table {
+    what: "key of `expect`",
+    keys: &[
+        built("action", "action = \"allow\""),
+        built("rule", "rule = \"github-read\""),
+        built("reason", "reason = \"path_not_allowed\""),
+    ],
+};
+
+static INPUT_HTTP: Table = Table {
+    what: "key of `http`",
+    keys: &[
+        built("url", "url = \"https://api.example.com/\""),
+        built("method", "method = \"POST\""),
+        built("headers", "headers = { accept = \"application/json\" }"),
+        built("json", "json = { amount = 100 }"),
+        built("body_size", "body_size = 1000"),
+        built("websocket", "websocket = true"),
+    ],
+};
+
+static INPUT_PLACE: Table = Table {
+    what: "key of `input`",
+    keys: &[built("to", "to = \"api.example.com:443\"")],
+};
+
+static INPUT_TCP: Table = Table {
+    what: "key of `tcp`",
+    keys: &[
+        built("to", "to = \"192.0.2.7:5432\""),
+        built("names", "names = [\"db.example.com\"]"),
+    ],
+};
+
+static INPUT_DNS: Table = Table {
+    what: "key of `dns`",
+    keys: &[
+        built("name", "name = \"api.example.com\""),
+        built("type", "type = \"AAAA\""),
+    ],
+};
+
+/// What a request in `input` says, by its key.
+pub(super) fn input(key: &str) -> &'static Table {
+    match key {
+        "tcp" => &INPUT_TCP,
+        "dns" => &INPUT_DNS,
+        "connect" | "tls" => &INPUT_PLACE,
+        _http => &INPUT_HTTP,
+    }
+}

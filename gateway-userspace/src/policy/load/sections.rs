@@ -13,11 +13,14 @@ use toml::{
     de::{DeValue, ValueDeserializer},
 };
 
-use super::reader::{Section, not_a};
+use super::{
+    egress::rate,
+    reader::{Section, not_a},
+};
 use crate::{
     names::HostName,
     policy::{
-        Dns, Fault, Network, Rule, UnixSockets, Upstream, index::Index, report::Problems,
+        Dns, Fault, Network, Rule, UnixSockets, index::Index, report::Problems,
         settings::record_type,
     },
 };
@@ -180,13 +183,31 @@ pub(super) fn duplicate(
 }
 
 pub(super) fn dns(mut section: Section<'_>, problems: &mut Problems) -> Dns {
-    let mode = section.word("mode", problems);
-    let Some(list) = section.take::<Vec<Spanned<String>>>("deny_types", problems) else {
-        return Dns {
-            mode,
-            deny_types: Dns::DENY_TYPES.to_vec(),
-        };
-    };
+    let deny_types = record_types("deny_types", &mut section, problems);
+    let allow_types = section.value("allow_types").map(Spanned::span);
+    if let Some(span) = allow_types
+        && let Some(DeValue::Array(list)) = section.value("allow_types").map(Spanned::get_ref)
+        && list.is_empty()
+    {
+        problems.add(Fault::Empty("allow_types"), span);
+    }
+    Dns {
+        mode: section.word("mode", problems),
+        deny_types: deny_types.unwrap_or_else(|| Dns::DENY_TYPES.to_vec()),
+        allow_types: record_types("allow_types", &mut section, problems),
+        max_label: at_most("max_label", Dns::LABEL_MAX, &mut section, problems),
+        max_name: at_most("max_name", Dns::NAME_MAX, &mut section, problems),
+        entropy: entropy(&mut section, problems),
+        rate: rate("rate", &mut section, problems),
+    }
+}
+
+fn record_types(
+    key: &'static str,
+    section: &mut Section<'_>,
+    problems: &mut Problems,
+) -> Option<Vec<u16>> {
+    let list = section.take::<Vec<Spanned<String>>>(key, problems)?;
     let mut seen: HashMap<u16, Range<usize>> = HashMap::new();
     for entry in list.get_ref() {
         let text = entry.get_ref();
@@ -195,13 +216,41 @@ pub(super) fn dns(mut section: Section<'_>, problems: &mut Problems) -> Dns {
             continue;
         };
         if let Some(first) = seen.insert(number, entry.span()) {
-            duplicate("deny_types", text.clone(), entry.span(), first, problems);
+            duplicate(key, text.clone(), entry.span(), first, problems);
         }
     }
-    Dns {
-        mode,
-        deny_types: seen.into_keys().collect(),
+    Some(seen.into_keys().collect())
+}
+
+/// A number from 1 to `most`, which is the default.
+fn at_most(key: &'static str, most: u8, section: &mut Section<'_>, problems: &mut Problems) -> u8 {
+    let Some(found) = section.take::<i64>(key, problems) else {
+        return most;
+    };
+    match u8::try_from(*found.get_ref()) {
+        Ok(number) if (1..=most).contains(&number) => number,
+        Ok(_) | Err(_) => {
+            problems.add(Fault::OutOfRange { key, most }, found.span());
+            most
+        }
     }
+}
+
+/// Bits, as thousandths.
+fn entropy(section: &mut Section<'_>, problems: &mut Problems) -> Option<u16> {
+    let bits = section.take::<f64>("entropy", problems)?;
+    let thousandths = (bits.get_ref() * 1000.0).round();
+    if !(1.0..=8000.0).contains(&thousandths) {
+        let (key, most) = ("entropy", 8);
+        problems.add(Fault::OutOfRange { key, most }, bits.span());
+        return None;
+    }
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "it is a whole number from 1 to 8000"
+    )]
+    Some(thousandths as u16)
 }
 
 /// A static name as it was read.
@@ -285,13 +334,13 @@ fn addresses(
     addresses
 }
 
-/// Settles `[upstream]`, once it is known which names the rules have.
-pub(super) fn upstream(
+/// Settles the static names, once it is known which names the rules have.
+pub(super) fn settle(
     statics: Vec<Static>,
     rules: &[Rule],
     index: &Index,
     problems: &mut Problems,
-) -> Upstream {
+) -> HashMap<HostName, Vec<IpAddr>> {
     for entry in &statics {
         if !index.knows(&entry.name, rules) {
             let fault = Fault::StaticUnused(entry.name.to_string());
@@ -301,7 +350,5 @@ pub(super) fn upstream(
     let resolve = statics
         .into_iter()
         .map(|entry| (entry.name, entry.addresses));
-    Upstream {
-        resolve: resolve.collect(),
-    }
+    resolve.collect()
 }

@@ -21,13 +21,20 @@ pub(crate) struct Repeated;
 
 /// Fields that concern one hop only (RFC 9110, 7.6.1), besides `Proxy-*` and those that
 /// `Connection` names. `Trailer` is left: trailers are relayed.
-const HOP_BY_HOP: [&[u8]; 6] = [
+///
+/// Those of the WebSocket handshake are written anew from what was agreed on.
+const HOP_BY_HOP: [&[u8]; 11] = [
     b"connection",
     b"keep-alive",
     b"te",
     b"transfer-encoding",
     b"upgrade",
     b"http2-settings",
+    b"sec-websocket-key",
+    b"sec-websocket-version",
+    b"sec-websocket-extensions",
+    b"sec-websocket-protocol",
+    b"sec-websocket-accept",
 ];
 
 /// Fields that the gateway writes itself, from what it decided on.
@@ -69,12 +76,27 @@ impl Fields {
         }
     }
 
+    /// All of them, with their names as sent. A name is a token, and so is text.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.0.iter().filter_map(|field| {
+            let name = std::str::from_utf8(&field.name).ok()?;
+            Some((name, field.value.as_ref()))
+        })
+    }
+
     /// The values of all fields of this (lower-case) name.
     pub(crate) fn all(&self, name: &'static str) -> impl Iterator<Item = &[u8]> {
         self.0
             .iter()
             .filter(move |field| field.name.eq_ignore_ascii_case(name.as_bytes()))
             .map(|field| field.value.as_ref())
+    }
+
+    /// All fields, in the order they came.
+    pub(crate) fn lines(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.0
+            .iter()
+            .map(|field| (field.name.as_ref(), field.value.as_ref()))
     }
 
     /// The value of the only field of this name.
@@ -113,38 +135,45 @@ impl Fields {
         }
     }
 
-    /// Writes trailer fields: never one that says how to read, route or authorise a message.
+    /// Writes trailer fields.
     pub(super) fn write_trailers(&self, out: &mut BytesMut) {
-        const FORBIDDEN: [&[u8]; 8] = [
-            b"authorization",
-            b"cookie",
-            b"content-encoding",
-            b"content-type",
-            b"content-range",
-            b"expect",
-            b"set-cookie",
-            b"trailer",
-        ];
         for field in &self.0 {
-            if !self.ends_here(&field.name)
-                && !named_in(&REWRITTEN, &field.name)
-                && !named_in(&FORBIDDEN, &field.name)
-            {
+            if !self.ends_here(&field.name) && is_trailer(&field.name) {
                 write_field(out, &field.name, &field.value);
             }
         }
     }
 
     fn ends_here(&self, name: &[u8]) -> bool {
-        named_in(&HOP_BY_HOP, name)
-            || named_in(&OVERRIDES, name)
-            || name
-                .get(..6)
-                .is_some_and(|start| start.eq_ignore_ascii_case(b"proxy-"))
+        is_for_one_hop(name)
             || self
                 .list("connection")
                 .any(|listed| listed.eq_ignore_ascii_case(name))
     }
+}
+
+/// Whether a field of this name ends at the gateway, whatever `Connection` says.
+pub(crate) fn is_for_one_hop(name: &[u8]) -> bool {
+    let start = name.get(..6);
+    named_in(&HOP_BY_HOP, name)
+        || named_in(&OVERRIDES, name)
+        || start.is_some_and(|start| start.eq_ignore_ascii_case(b"proxy-"))
+}
+
+/// Whether a field of this name may stand in a trailer: never one that says how to read, route or
+/// authorise a message.
+pub(crate) fn is_trailer(name: &[u8]) -> bool {
+    const FORBIDDEN: [&[u8]; 8] = [
+        b"authorization",
+        b"cookie",
+        b"content-encoding",
+        b"content-type",
+        b"content-range",
+        b"expect",
+        b"set-cookie",
+        b"trailer",
+    ];
+    !is_for_one_hop(name) && !named_in(&REWRITTEN, name) && !named_in(&FORBIDDEN, name)
 }
 
 fn named_in(names: &[&[u8]], name: &[u8]) -> bool {

@@ -11,7 +11,6 @@ use super::{
     from_httparse,
     target::{Authority, PathAndQuery, Target},
 };
-use crate::names::Host;
 
 /// A request head in the one reading it has.
 #[derive(Debug)]
@@ -83,18 +82,33 @@ impl RequestHead {
         }
     }
 
-    /// `h2c` is an offer that may be ignored, so it is; any other switch is one that the agent
-    /// counts on.
+    /// `h2c` is an offer that may be ignored, so it is; WebSocket alone is relayed; any other
+    /// switch is one that the agent counts on.
     fn check_upgrade(&self) -> Result<(), HeadError> {
-        let offer_only = self
-            .fields
-            .list("upgrade")
-            .all(|p| p.eq_ignore_ascii_case(b"h2c"));
-        if offer_only {
+        let mut offered = self.fields.list("upgrade");
+        let offer_only = offered.all(|p| p.eq_ignore_ascii_case(b"h2c"));
+        if offer_only || self.opens_websocket() {
             Ok(())
         } else {
             Err(HeadError::Upgrade)
         }
+    }
+
+    /// Whether it asks for WebSocket.
+    pub(crate) fn opens_websocket(&self) -> bool {
+        let mut offered = self.fields.list("upgrade");
+        let first = offered.next();
+        first.is_some_and(|p| p.eq_ignore_ascii_case(b"websocket"))
+            && offered.next().is_none()
+            && self.fields.lists("connection", "upgrade")
+            && self.method == "GET"
+            && self.version == Version::Http11
+            && self.body == Body::Empty
+    }
+
+    /// All fields, in the order they came.
+    pub(crate) fn lines(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.fields.lines()
     }
 
     fn check_connect(&self) -> Result<(), HeadError> {
@@ -110,6 +124,21 @@ impl RequestHead {
         }
     }
 
+    /// Its fields, by name.
+    pub(crate) fn fields(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.fields.iter()
+    }
+
+    /// The values of all fields of this (lower-case) name.
+    pub(crate) fn all(&self, name: &'static str) -> impl Iterator<Item = &[u8]> {
+        self.fields.all(name)
+    }
+
+    /// Whether the agent waits for word before it sends the body.
+    pub(crate) fn expects_continue(&self) -> bool {
+        self.version == Version::Http11 && self.fields.all("expect").next().is_some()
+    }
+
     /// Whether sending it twice is the same as sending it once, and costs no second body.
     pub(crate) fn may_be_repeated(&self) -> bool {
         self.body == Body::Empty
@@ -121,13 +150,22 @@ impl RequestHead {
 
     /// Writes the head for the upstream: the authority and path that were decided on, the fields
     /// that are meant for the other end, and the framing as it was read.
-    pub(crate) fn write(&self, out: &mut BytesMut, path: &PathAndQuery, host: &Host, port: u16) {
-        let _infallible = write!(out, "{} {path} HTTP/1.1\r\nHost: {host}", self.method);
-        if port != 80 {
-            let _infallible = write!(out, ":{port}");
-        }
+    ///
+    /// `authority` is what stands in the Host field.
+    /// `more` are fields that the gateway adds.
+    pub(crate) fn write(
+        &self,
+        out: &mut BytesMut,
+        path: &PathAndQuery,
+        authority: &str,
+        more: &[(&'static str, String)],
+    ) {
+        let _infallible = write!(out, "{} {path} HTTP/1.1\r\nHost: {authority}", self.method);
         out.extend_from_slice(b"\r\n");
         self.fields.write_end_to_end(out);
+        for (name, value) in more {
+            write_field(out, name.as_bytes(), value.as_bytes());
+        }
         match self.body {
             Body::Exactly(length) => {
                 let _infallible = write!(out, "Content-Length: {length}\r\n");
@@ -183,12 +221,7 @@ mod tests {
             panic!("no path in {text}");
         };
         let mut out = BytesMut::new();
-        head.write(
-            &mut out,
-            path,
-            &Host::parse("decided.example").unwrap(),
-            8080,
-        );
+        head.write(&mut out, path, "decided.example:8080", &[]);
         String::from_utf8(out.to_vec()).unwrap()
     }
 
@@ -296,7 +329,7 @@ mod tests {
                     return Err(TestCaseError::fail("a target without a path"));
                 };
                 let mut out = BytesMut::new();
-                head.write(&mut out, path, &Host::parse("a").unwrap(), 80);
+                head.write(&mut out, path, "a", &[]);
                 let mut scanner = crate::proxy::http1::scan::Scanner::default();
                 prop_assert_eq!(scanner.scan(&out, 4096), Ok(Some(out.len())));
                 let again = RequestHead::parse(&out.freeze(), 16).unwrap();

@@ -37,7 +37,7 @@ pub(crate) enum Coding {
 }
 
 impl ResponseHead {
-    /// Parses a head that the scanner delimited.
+    /// Parses a head that the scanner delimited. `switches` says whether 101 can be an answer.
     ///
     /// # Errors
     /// Anything that is malformed or has two readings.
@@ -45,6 +45,7 @@ impl ResponseHead {
         block: &Bytes,
         most_fields: usize,
         to_head: bool,
+        switches: bool,
     ) -> Result<Self, HeadError> {
         let mut space = vec![httparse::EMPTY_HEADER; most_fields];
         let mut parsed = httparse::Response::new(&mut space);
@@ -58,8 +59,8 @@ impl ResponseHead {
         let (Some(version), Some(status)) = (parsed.version, parsed.code) else {
             return Err(HeadError::StartLine);
         };
-        // 101 answers an Upgrade, and none was sent.
-        if !(100..600).contains(&status) || status == 101 {
+        // 101 answers an Upgrade, which was sent or not.
+        if !(100..600).contains(&status) || status == 101 && !switches {
             return Err(HeadError::Status);
         }
         let version = if version == 0 {
@@ -82,7 +83,22 @@ impl ResponseHead {
 
     /// Whether the final response is still to come.
     pub(crate) const fn is_interim(&self) -> bool {
-        self.status < 200
+        self.status < 200 && self.status != 101
+    }
+
+    /// All fields, in the order they came.
+    pub(crate) fn lines(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.fields.lines()
+    }
+
+    /// Writes the head of an answer that switches protocols, with these fields.
+    pub(crate) fn write_switch(&self, out: &mut BytesMut, agreed: &[(&'static str, String)]) {
+        out.extend_from_slice(b"HTTP/1.1 101 Switching Protocols\r\n");
+        self.fields.write_end_to_end(out);
+        for (name, value) in agreed {
+            write_field(out, name.as_bytes(), value.as_bytes());
+        }
+        out.extend_from_slice(b"\r\n");
     }
 
     /// How the body travels to an agent of this version.
@@ -132,7 +148,7 @@ mod tests {
     use super::*;
 
     fn parse(text: &str, to_head: bool) -> Result<ResponseHead, HeadError> {
-        ResponseHead::parse(&Bytes::copy_from_slice(text.as_bytes()), 8, to_head)
+        ResponseHead::parse(&Bytes::copy_from_slice(text.as_bytes()), 8, to_head, false)
     }
 
     fn written(text: &str, to_head: bool, agent: Version, keep_alive: bool) -> String {
@@ -213,7 +229,7 @@ mod tests {
     proptest! {
         #[test]
         fn never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
-            let _any = ResponseHead::parse(&Bytes::from(bytes), 4, false).is_ok();
+            let _any = ResponseHead::parse(&Bytes::from(bytes), 4, false, true).is_ok();
         }
     }
 }

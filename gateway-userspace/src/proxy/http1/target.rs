@@ -146,6 +146,12 @@ impl PathAndQuery {
     pub(crate) fn path(&self) -> &str {
         self.text.get(..self.path).unwrap_or_default()
     }
+
+    /// What stands behind the `?`, without it.
+    pub(crate) fn query(&self) -> &str {
+        let rest = self.text.get(self.path..).unwrap_or_default();
+        rest.strip_prefix('?').unwrap_or(rest)
+    }
 }
 
 impl fmt::Display for PathAndQuery {
