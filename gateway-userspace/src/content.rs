@@ -1,4 +1,4 @@
-//! Message bodies made readable: content codings undone, forms and JSON taken apart.
+//! Message bodies made readable: content codings undone, forms, JSON and events taken apart.
 //!
 //! Pure: octets in, values or an error out. What two readers could read in two ways is an error, so
 //! that what was inspected is what the other end understands. Nothing here changes what is
@@ -8,6 +8,7 @@ mod codec;
 mod inflate;
 pub mod json;
 pub mod multipart;
+pub mod sse;
 
 use bytes::BytesMut;
 

@@ -9,6 +9,8 @@ pub mod cli;
 pub mod config;
 pub mod content;
 pub mod dns;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod identity;
 pub mod kernel;
 pub mod launch;

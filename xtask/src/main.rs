@@ -9,6 +9,7 @@ mod build;
 mod ci;
 mod confine;
 mod demo;
+mod fuzz;
 mod interrupt;
 mod isolated;
 mod process;
@@ -52,6 +53,8 @@ enum Task {
     Vm(vm::Arguments),
     /// Check sources, format, lints, documentation and layout, as CI does
     Ci,
+    /// Feed the parsers what nobody thought of, and say what does not hold
+    Fuzz(fuzz::Arguments),
     /// Measure what the boundary costs
     Bench {
         #[command(subcommand)]
@@ -93,6 +96,7 @@ fn main() -> ExitCode {
         Task::VmInit => vm::inside::init(),
         Task::VmSuite => vm::inside::suite(),
         Task::Ci => ci::run().map(|()| ExitCode::SUCCESS),
+        Task::Fuzz(arguments) => fuzz::run(&arguments),
         Task::Bench { bench } => bench::run(&bench),
         Task::BenchProbe => bench::probe::run().map(|()| ExitCode::SUCCESS),
         Task::Abi { bless } => abi::run(bless).map(|()| ExitCode::SUCCESS),

@@ -60,7 +60,7 @@ fn runner() -> Result<Vec<String>> {
     let own = std::env::current_exe().context("finding xtask's own executable")?;
     words.push(utf8(own.into())?);
     words.push("isolated".to_owned());
-    let key = format!("target.{}.runner", host()?);
+    let key = format!("target.{}.runner", workspace::host()?);
     let value = toml::Value::from(words);
     Ok(vec!["--config".to_owned(), format!("{key}={value}")])
 }
@@ -69,11 +69,4 @@ fn runner() -> Result<Vec<String>> {
 fn utf8(text: OsString) -> Result<String> {
     text.into_string()
         .map_err(|text| anyhow!("not UTF-8: {}", text.display()))
-}
-
-/// The triple that tests are built for.
-fn host() -> Result<String> {
-    let version = process::command("rustc").arg("-vV").read()?;
-    let host = version.lines().find_map(|line| line.strip_prefix("host: "));
-    Ok(host.context("`rustc -vV` names no host")?.to_owned())
 }

@@ -153,25 +153,48 @@ enum Transport {
     Stream,
 }
 
+/// What a message is.
+#[derive(Debug)]
+pub(crate) enum Asked {
+    /// A question, or another request.
+    Question(Message),
+    /// Something that cannot be read, and what is to be said to that.
+    Malformed(Message),
+    /// An answer, or not even a header: an answer to that would be a loop, or to nobody.
+    Nothing,
+}
+
+impl Asked {
+    /// Reads a message of whatever length.
+    pub(crate) fn read(bytes: &[u8]) -> Self {
+        let message = Some(bytes).filter(|it| it.len() <= QUESTION_MAX);
+        match message.map(Message::from_vec) {
+            Some(Ok(it)) if it.metadata.message_type == MessageType::Query => Self::Question(it),
+            Some(Ok(_answer)) => Self::Nothing,
+            Some(Err(_)) | None => match (transaction(bytes), bytes.get(2)) {
+                (Some(id), Some(flags)) if flags & 0x80 == 0 => {
+                    let code = ResponseCode::FormErr;
+                    Self::Malformed(Message::error_msg(id, OpCode::Query, code))
+                }
+                _answer_or_less => Self::Nothing,
+            },
+        }
+    }
+}
+
 /// The answer to a message; none if it deserves none.
 async fn answer(core: &Core, peer: &Peer, bytes: &[u8], over: Transport) -> Option<Vec<u8>> {
-    let malformed = || {
-        let id = transaction(bytes)?;
-        // An answer to an answer would be a loop.
-        let is_question = bytes.get(2).is_some_and(|flags| flags & 0x80 == 0);
-        is_question.then(|| Message::error_msg(id, OpCode::Query, ResponseCode::FormErr))
-    };
-    let question = match Message::from_vec(bytes) {
-        Ok(question) if bytes.len() <= QUESTION_MAX => question,
-        Ok(_) | Err(_) => {
+    let question = match Asked::read(bytes) {
+        Asked::Question(question) => question,
+        Asked::Malformed(refusal) => {
             core.counters.questions_dropped();
-            return malformed()?.to_vec().ok();
+            return refusal.to_vec().ok();
+        }
+        Asked::Nothing => {
+            core.counters.questions_dropped();
+            return None;
         }
     };
-    if question.metadata.message_type != MessageType::Query {
-        core.counters.questions_dropped();
-        return None;
-    }
     let response = respond(core, peer, &question).await;
     let limit = match over {
         Transport::Stream => STREAM_MAX,
@@ -187,7 +210,8 @@ async fn answer(core: &Core, peer: &Peer, bytes: &[u8], over: Transport) -> Opti
     }
 }
 
-async fn respond(core: &Core, peer: &Peer, question: &Message) -> Message {
+/// The answer to a question before it is decided.
+pub(crate) fn begin_response(question: &Message) -> Message {
     let mut response = Message::response(question.metadata.id, question.metadata.op_code);
     response.metadata.recursion_desired = question.metadata.recursion_desired;
     response.metadata.recursion_available = true;
@@ -197,6 +221,11 @@ async fn respond(core: &Core, peer: &Peer, question: &Message) -> Message {
         edns.set_max_payload(DATAGRAM_MAX);
         response.set_edns(edns);
     }
+    response
+}
+
+async fn respond(core: &Core, peer: &Peer, question: &Message) -> Message {
+    let mut response = begin_response(question);
     let query = match (question.metadata.op_code, question.queries.as_slice()) {
         (OpCode::Query, [query]) => query,
         (OpCode::Query, _) => {

@@ -146,7 +146,7 @@ impl fmt::Display for PathPattern {
 
 /// Whether every server reads this path alike: absolute, visible ASCII, no empty or dot
 /// segments, no `\`, `;`, `?`, `#`, and none of these, nor `/`, `%`, control characters or
-/// bytes that UTF-8 never has, percent-encoded.
+/// what is not UTF-8, percent-encoded.
 #[must_use]
 pub(super) fn is_plain(path: &str) -> bool {
     let Some(segments) = path.strip_prefix('/') else {
@@ -172,25 +172,31 @@ fn is_dots(segment: &str) -> bool {
     rest.is_empty() && segment.contains('.')
 }
 
-fn is_plain_segment(mut bytes: &[u8]) -> bool {
+fn is_plain_segment(segment: &[u8]) -> bool {
+    let mut text = Vec::new();
+    let mut bytes = segment;
     loop {
-        bytes = match bytes {
-            [] => return true,
+        let (byte, rest) = match bytes {
+            // Too long a form of `/` is one to some servers.
+            [] => return str::from_utf8(&text).is_ok(),
             [b'%', high, low, rest @ ..] => {
                 let digit = |b: u8| char::from(b).to_digit(16);
                 let (Some(high), Some(low)) = (digit(*high), digit(*low)) else {
                     return false;
                 };
-                match high << 4 | low {
-                    0..0x20 | 0x7f | 0xc0 | 0xc1 | 0xf5.. => return false,
-                    0x2e | 0x2f | 0x5c | 0x25 | 0x3b => return false,
-                    _harmless => rest,
+                match u8::try_from(high << 4 | low) {
+                    Ok(0..0x20 | 0x7f | b'.' | b'/' | b'\\' | b'%' | b';') | Err(_) => {
+                        return false;
+                    }
+                    Ok(byte) => (byte, rest),
                 }
             }
             [b'%' | b'\\' | b';' | b'?' | b'#', ..] => return false,
-            [b'!'..=b'~', rest @ ..] => rest,
+            [byte @ b'!'..=b'~', rest @ ..] => (*byte, rest),
             [_, ..] => return false,
         };
+        text.push(byte);
+        bytes = rest;
     }
 }
 
@@ -303,6 +309,10 @@ mod tests {
             "/%252e",
             "/%c0%ae",
             "/%c1%9c",
+            "/%e0%80%af",
+            "/%f0%80%80%af",
+            "/%c3",
+            "/%fc",
             "/%ff",
             "/a b",
             "/ü",

@@ -93,10 +93,22 @@ impl Problems {
             .any(|problem| problem.fault.severity() == Severity::Error)
     }
 
+    /// All places that problems name.
+    fn spans(&self) -> impl Iterator<Item = &Range<usize>> {
+        self.0.iter().flat_map(|it| {
+            let others = it.other.iter().map(|(span, _)| span);
+            it.span.iter().chain(others)
+        })
+    }
+
     pub(super) fn finish(mut self, name: &str, text: &str) -> PolicyErrors {
         let start = |problem: &Problem| problem.span.as_ref().map_or(0, |span| span.start);
         self.0.sort_by_key(start);
         let source = shown(text);
+        debug_assert!(
+            self.spans().all(|span| source.get(span.clone()).is_some()),
+            "a problem lies outside the file"
+        );
         PolicyErrors {
             inner: Arc::new(Inner {
                 name: visible(name),

@@ -71,31 +71,51 @@ pub(crate) async fn hello(input: Input<'_>, limits: &Limits) -> Result<Hello, He
 }
 
 async fn read_hello(mut input: Input<'_>, limit: usize) -> Result<Hello, HelloError> {
-    let mut acceptor = Acceptor::default();
-    let mut fed = 0;
+    let mut reader = HelloReader::default();
     loop {
-        let end = limit.min(input.buffer.len());
-        while let Some(mut rest @ [_, ..]) = input.buffer.get(fed..end) {
-            let before = rest.len();
-            let read = acceptor.read_tls(&mut rest);
-            if read.is_err() || rest.len() == before {
-                return Err(HelloError::Malformed);
-            }
-            fed += before - rest.len();
-            match acceptor.accept() {
-                Ok(None) if fed >= limit => return Err(HelloError::TooLarge),
-                Ok(None) => {}
-                Ok(Some(accepted)) => {
-                    let sent = input.buffer.get(..fed).unwrap_or_default();
-                    return Hello::of(&accepted, sent);
-                }
-                Err(_) => return Err(HelloError::Malformed),
-            }
+        if let Some(hello) = reader.read(&input.buffer, limit)? {
+            return Ok(hello);
         }
         match input.fill().await {
             Ok(1..) => {}
             Ok(0) | Err(_) => return Err(HelloError::Truncated),
         }
+    }
+}
+
+/// Reads a ClientHello while it arrives.
+#[derive(Default)]
+pub(crate) struct HelloReader {
+    acceptor: Acceptor,
+    fed: usize,
+}
+
+impl HelloReader {
+    /// What the ClientHello at the start of `bytes` asks for; none if it is not complete. Give it
+    /// the same bytes again with more behind them.
+    ///
+    /// # Errors
+    /// If it is malformed, or takes `limit` octets without an end.
+    pub(crate) fn read(&mut self, bytes: &[u8], limit: usize) -> Result<Option<Hello>, HelloError> {
+        let end = limit.min(bytes.len());
+        while let Some(mut rest @ [_, ..]) = bytes.get(self.fed..end) {
+            let before = rest.len();
+            let read = self.acceptor.read_tls(&mut rest);
+            if read.is_err() || rest.len() == before {
+                return Err(HelloError::Malformed);
+            }
+            self.fed += before - rest.len();
+            match self.acceptor.accept() {
+                Ok(None) if self.fed >= limit => return Err(HelloError::TooLarge),
+                Ok(None) => {}
+                Ok(Some(accepted)) => {
+                    let sent = bytes.get(..self.fed).unwrap_or_default();
+                    return Hello::of(&accepted, sent).map(Some);
+                }
+                Err(_) => return Err(HelloError::Malformed),
+            }
+        }
+        Ok(None)
     }
 }
 

@@ -31,9 +31,6 @@ impl Roots {
         for error in &loaded.errors {
             tracing::warn!(%error, "reading the system's root certificates");
         }
-        if loaded.certs.is_empty() {
-            tracing::warn!("the system has no root certificates: no upstream's is trusted");
-        }
         Self(loaded.certs)
     }
 
@@ -50,10 +47,19 @@ impl Roots {
     }
 }
 
+/// There is nothing that an upstream's certificate could lead to.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the system has no root certificates, so that none can be trusted; install them (the package \
+     is mostly called ca-certificates), or name some in `[upstream] trust`"
+)]
+struct NoRoots;
+
 /// Opens TLS to upstreams. Cheap to clone.
 #[derive(Clone)]
 pub struct Connector {
     config: ClientConfig,
+    has_roots: bool,
 }
 
 impl std::fmt::Debug for Connector {
@@ -73,13 +79,14 @@ impl Connector {
         if unreadable > 0 {
             tracing::debug!(unreadable, "root certificates that cannot be read");
         }
+        let has_roots = !store.is_empty();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .with_root_certificates(store)
             .with_no_client_auth();
         config.resumption = Resumption::in_memory_sessions(SESSIONS);
-        Ok(Self { config })
+        Ok(Self { config, has_roots })
     }
 
     /// Opens TLS to this host, offering these protocols, and showing this certificate if asked.
@@ -96,6 +103,9 @@ impl Connector {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
+        if !self.has_roots {
+            return Err(io::Error::other(NoRoots));
+        }
         let name = match host {
             Host::Name(name) => {
                 ServerName::try_from(name.as_str().to_owned()).map_err(io::Error::other)?
@@ -125,9 +135,11 @@ fn shown(client: &ClientCertificate) -> Result<Arc<dyn ResolvesClientCert>, rust
 
 /// What is wrong with an upstream's certificate, if that is why a handshake failed.
 pub(crate) fn distrust(error: &io::Error) -> Option<String> {
-    match error.get_ref()?.downcast_ref::<rustls::Error>()? {
-        rustls::Error::InvalidCertificate(why) => Some(why.to_string()),
-        _other => None,
+    let inner = error.get_ref()?;
+    match inner.downcast_ref::<rustls::Error>() {
+        Some(rustls::Error::InvalidCertificate(why)) => Some(why.to_string()),
+        Some(_other) => None,
+        None => inner.downcast_ref::<NoRoots>().map(ToString::to_string),
     }
 }
 
@@ -146,4 +158,21 @@ pub(crate) fn is_distrusted(error: &io::Error) -> bool {
                 | Alert::AccessDenied
         ))
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn without_roots_no_upstream_is_trusted_and_the_error_says_what_to_install() {
+        let connector = Connector::new(&Roots::default()).unwrap();
+        let host = Host::parse("example.com").unwrap();
+        let (ours, _theirs) = tokio::io::duplex(1024);
+
+        let refused = connector.connect(&host, &[], None, ours).await;
+
+        let why = refused.err().and_then(|error| distrust(&error)).unwrap();
+        assert!(why.contains("ca-certificates"), "{why}");
+    }
 }

@@ -151,6 +151,13 @@ const FOR_TEST: &[Need] = &[
         fedora: "java-latest-openjdk-devel",
         arch: "jdk-openjdk",
     },
+    // The fuzzer is written in it.
+    Need {
+        sign: Sign::Program("g++"),
+        debian: "g++",
+        fedora: "gcc-c++",
+        arch: "gcc",
+    },
     Need {
         sign: Sign::Program("dig"),
         debian: "bind9-dnsutils",
