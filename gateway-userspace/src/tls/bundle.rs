@@ -11,8 +11,9 @@ const CERTIFICATES_MAX: usize = 4096;
 
 /// Variables by which programs are told of a file of certificates that replaces the system's:
 /// OpenSSL and what uses it, Python's requests and pip, curl, Git, AWS' tools, Cargo, Ruby's
-/// bundler, Go (with `SSL_CERT_FILE`), Google's gRPC, Deno, Composer, Nix, Conda.
-pub const REPLACING: [&str; 14] = [
+/// bundler, Go (with `SSL_CERT_FILE`), Google's gRPC, Composer, Nix, Conda, npm (whose
+/// configuration files may name another, and then Node's variable does not count).
+pub const REPLACING: [&str; 15] = [
     "SSL_CERT_FILE",
     "REQUESTS_CA_BUNDLE",
     "CURL_CA_BUNDLE",
@@ -27,6 +28,7 @@ pub const REPLACING: [&str; 14] = [
     "NIX_SSL_CERT_FILE",
     "CONDA_SSL_VERIFY",
     "COMPOSER_CAFILE",
+    "npm_config_cafile",
 ];
 
 /// Variables that name certificates to trust beside the program's own: Node, Deno.

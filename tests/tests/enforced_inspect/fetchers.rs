@@ -105,7 +105,7 @@ fn pip_install() -> Result<()> {
          from='--no-deps --target here --index-url https://{ALLOWED}/simple/' && \
          $pip install $from sample && {python} here/sample.py && ! $pip install $from other"
     );
-    let paths = "\"/simple/sample/**\", \"/wheels/sample-*\"";
+    let paths = "\"/simple/sample/**\", \"/wheels/sample-1.0-py3-none-any.whl\"";
     check(prepare, paths, &script, "from sample\n")
 }
 
@@ -120,12 +120,12 @@ fn npm_install() -> Result<()> {
     };
     let script = format!(
         "cd $(mktemp -d) && export HOME=$PWD && \
-         npm='{npm} --silent --no-audit --no-fund --no-update-notifier --fetch-retries 0' && \
+         npm='{npm} --loglevel error --no-audit --no-fund --no-update-notifier --fetch-retries 0' && \
          from='--registry https://{ALLOWED}/npm/' && \
          $npm install $from sample >&2 && node -e 'require(\"sample\")' && \
          ! $npm install $from other >&2"
     );
-    let paths = "\"/npm/sample\", \"/npm/-/sample-*\"";
+    let paths = "\"/npm/sample\", \"/npm/-/sample-1.0.0.tgz\"";
     check(prepare, paths, &script, "from sample\n")
 }
 

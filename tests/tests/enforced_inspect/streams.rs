@@ -151,7 +151,7 @@ def connect(path):
     while not head.endswith(b"\r\n\r\n"):
         head += tunnel.recv(1)
     assert head.startswith(b"HTTP/1.1 200 "), head
-    return websockets.connect("wss://allowed.test:8443" + path, sock=tunnel)
+    return websockets.connect("wss://allowed.test:8443" + path, sock=tunnel, server_hostname="allowed.test")
 async def main():
     async with connect("/repos/acme/it") as socket:
         print(await socket.recv())
@@ -168,8 +168,9 @@ asyncio.run(main())
 
 const NODE_CLIENT: &str = r#"
 const [packages, proxy] = [process.argv[1], process.env.https_proxy];
-const WebSocket = require(packages + "/ws");
-const { HttpsProxyAgent } = require(packages + "/https-proxy-agent");
+const from = require("module").createRequire(packages + "/");
+const WebSocket = from("ws");
+const { HttpsProxyAgent } = from("https-proxy-agent");
 const options = proxy ? { agent: new HttpsProxyAgent(proxy) } : {};
 const open = path => new WebSocket("wss://allowed.test:8443" + path, options);
 const next = socket => new Promise((resolve, reject) => {
@@ -202,7 +203,7 @@ fn check_websocket<const N: usize>(client: [&str; N]) -> Result<()> {
     let origin = Origin::start(&world, &nginx)?;
     let _server = Server::start(&world, 8443, WEBSOCKET_SERVER, &origin.certificate())?;
     for way in BOTH {
-        let policy = way.policy(8443, RULE);
+        let policy = way.policy(8443, &format!("{RULE}\nwebsocket = true"));
         let finished = run(&world, &origin, &policy, way.command(client))?;
         let said = finished.out();
         let lines: Vec<_> = said.lines().collect();
