@@ -19,6 +19,7 @@ mod direct {
     mod resolve;
     mod rig;
     mod secure;
+    mod slow;
     mod throttle;
     mod tls;
     mod tools;

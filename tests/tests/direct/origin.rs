@@ -26,7 +26,7 @@ pub(super) struct Origin {
 
 /// One connection that an origin accepted.
 pub(super) struct Call {
-    stream: TcpStream,
+    pub(super) stream: TcpStream,
     heard: Arc<Mutex<Vec<u8>>>,
     ahead: Vec<u8>,
 }
