@@ -91,7 +91,7 @@ fn options(arguments: &Arguments, target: &str) -> Result<Vec<String>> {
         "-print_final_stats=1".to_owned(),
         "-verbosity=0".to_owned(),
     ];
-    let mut folders = vec![found, kept];
+    let mut folders = [found, kept];
     if arguments.keep {
         folders.reverse();
     }

@@ -164,8 +164,11 @@ mod tests {
 
     use super::*;
 
+    /// Type and data of an event.
+    type Said = (Option<String>, Option<String>);
+
     /// What a stream says when it arrives in these pieces, its octets again, and what is left.
-    fn read(pieces: &[&[u8]]) -> (Vec<(Option<String>, Option<String>)>, Vec<u8>, Vec<u8>) {
+    fn read(pieces: &[&[u8]]) -> (Vec<Said>, Vec<u8>, Vec<u8>) {
         let mut reader = Reader::default();
         let (mut events, mut wire) = (Vec::new(), Vec::new());
         let mut input = BytesMut::new();
@@ -179,7 +182,7 @@ mod tests {
         (events, wire, input.to_vec())
     }
 
-    fn said(kind: Option<&str>, data: Option<&str>) -> (Option<String>, Option<String>) {
+    fn said(kind: Option<&str>, data: Option<&str>) -> Said {
         (kind.map(str::to_owned), data.map(str::to_owned))
     }
 

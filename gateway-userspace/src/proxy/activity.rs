@@ -1,11 +1,18 @@
 //! When something last moved on a connection, so that an idle one can be ended.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::Duration,
 };
 
 use tokio::time::Instant;
+
+/// An end of a relay.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum End {
+    Agent,
+    Upstream,
+}
 
 /// Written by both directions of a relay, read by its watch.
 #[derive(Debug)]
@@ -13,6 +20,9 @@ pub(crate) struct Activity {
     start: Instant,
     /// Milliseconds from `start` to the latest movement.
     latest: AtomicU64,
+    /// Whether a write to this end waits for it.
+    agent_full: AtomicBool,
+    upstream_full: AtomicBool,
 }
 
 impl Activity {
@@ -21,6 +31,8 @@ impl Activity {
         Self {
             start: Instant::now(),
             latest: AtomicU64::new(0),
+            agent_full: AtomicBool::new(false),
+            upstream_full: AtomicBool::new(false),
         }
     }
 
@@ -28,6 +40,30 @@ impl Activity {
     pub(crate) fn touch(&self) {
         let elapsed = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.latest.store(elapsed, Ordering::Relaxed);
+    }
+
+    /// Writes to an end, which is known to be waited for meanwhile.
+    pub(crate) async fn filling<T>(&self, end: End, write: impl Future<Output = T>) -> T {
+        let full = match end {
+            End::Agent => &self.agent_full,
+            End::Upstream => &self.upstream_full,
+        };
+        full.store(true, Ordering::Relaxed);
+        let written = write.await;
+        full.store(false, Ordering::Relaxed);
+        written
+    }
+
+    /// Which end does not go on: one that takes nothing more, the agent while its request is not
+    /// whole (`sending`), the upstream otherwise.
+    pub(crate) fn stalled(&self, sending: bool) -> End {
+        if self.agent_full.load(Ordering::Relaxed) {
+            End::Agent
+        } else if self.upstream_full.load(Ordering::Relaxed) || !sending {
+            End::Upstream
+        } else {
+            End::Agent
+        }
     }
 
     /// Waits until nothing has moved for this long.

@@ -8,7 +8,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 
 use super::{
-    activity::Activity,
+    activity::{Activity, End},
     http1::{
         chunked::{self, ChunkError, Decoder, Step},
         fields::Fields,
@@ -103,6 +103,8 @@ pub(crate) struct Relay<'a, 'w> {
     pub(crate) input: Input<'w>,
     /// Where it goes.
     pub(crate) output: &'a mut Output<'w>,
+    /// Whose that is.
+    pub(crate) to: End,
     /// Where it ends.
     pub(crate) body: Body,
     /// How it is marked on the way out.
@@ -158,11 +160,15 @@ impl Relay<'_, '_> {
         if length == 0 {
             return Ok(());
         }
-        let written: io::Result<()> = if pending.is_empty() {
-            self.output.send(&data).await
-        } else {
-            self.output.send_both(pending, data).await
+        let output = &mut *self.output;
+        let write = async {
+            if pending.is_empty() {
+                output.send(&data).await
+            } else {
+                output.send_both(pending, data).await
+            }
         };
+        let written: io::Result<()> = self.activity.filling(self.to, write).await;
         written.map_err(|_| RelayError::Sink)?;
         self.activity.touch();
         self.count.fetch_add(length as u64, Ordering::Relaxed);

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::BytesMut;
 
 use super::{
-    activity::Activity,
+    activity::{Activity, End},
     body::{Relay, RelayError},
     entry::Entry,
     failure::Failure,
@@ -92,6 +92,7 @@ pub(crate) async fn exchange(
     let request = Relay {
         input: agent_in,
         output: &mut upstream_out,
+        to: End::Upstream,
         body: head.body,
         coding: match head.body {
             Body::Chunked => Coding::Chunked,
@@ -123,6 +124,7 @@ pub(crate) async fn exchange(
         let body = Relay {
             input: upstream_in,
             output: &mut agent_out,
+            to: End::Agent,
             body: response.body,
             coding: response.coding_for(head.version),
             activity: &activity,
@@ -159,11 +161,7 @@ pub(crate) async fn exchange(
                 }
                 received = &mut receive => break received,
                 why = &mut refused => break Err(Failure::PolicyChanged(why)),
-                () = &mut idle => break Err(if sending {
-                    Failure::AgentStalled
-                } else {
-                    Failure::UpstreamStalled
-                }),
+                () = &mut idle => break Err(activity.stalled(sending).into()),
             }
         }
     };

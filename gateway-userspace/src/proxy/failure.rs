@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::{
+    activity::End,
     dial::DialError,
     hello::HelloError,
     http1::{HeadError, chunked::ChunkError},
@@ -178,6 +179,16 @@ pub(crate) struct Report {
     pub(crate) blame: Blame,
     /// Whether it is a refusal even though a rule allowed the request so far.
     pub(crate) refuses: bool,
+}
+
+impl From<End> for Failure {
+    /// That this end does not go on.
+    fn from(end: End) -> Self {
+        match end {
+            End::Agent => Self::AgentStalled,
+            End::Upstream => Self::UpstreamStalled,
+        }
+    }
 }
 
 impl Failure {

@@ -73,7 +73,7 @@ pub(crate) async fn hello(input: Input<'_>, limits: &Limits) -> Result<Hello, He
 async fn read_hello(mut input: Input<'_>, limit: usize) -> Result<Hello, HelloError> {
     let mut reader = HelloReader::default();
     loop {
-        if let Some(hello) = reader.read(&input.buffer, limit)? {
+        if let Some(hello) = reader.read(input.buffer, limit)? {
             return Ok(hello);
         }
         match input.fill().await {

@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use h2::{RecvStream, SendStream};
 
 use super::head::trailers;
-use crate::proxy::activity::Activity;
+use crate::proxy::activity::{Activity, End};
 
 /// Which side of a direction broke.
 #[derive(Debug)]
@@ -21,7 +21,7 @@ pub(super) enum Broken {
 /// Passes on all data and the trailers, to the end of the stream.
 pub(super) async fn pump(
     source: &mut RecvStream,
-    sink: &mut SendStream<Bytes>,
+    (sink, to): (&mut SendStream<Bytes>, End),
     activity: &Activity,
     count: &AtomicU64,
 ) -> Result<(), Broken> {
@@ -29,7 +29,7 @@ pub(super) async fn pump(
         let data = data.map_err(|_| Broken::Source)?;
         activity.touch();
         let length = data.len();
-        push(sink, data, activity, count).await?;
+        push((sink, to), data, activity, count).await?;
         // Only now may the other end send as much again.
         let release = source.flow_control().release_capacity(length);
         release.map_err(|_| Broken::Source)?;
@@ -43,13 +43,14 @@ pub(super) async fn pump(
 
 /// Passes on one piece.
 pub(super) async fn push(
-    sink: &mut SendStream<Bytes>,
+    (sink, to): (&mut SendStream<Bytes>, End),
     data: Bytes,
     activity: &Activity,
     count: &AtomicU64,
 ) -> Result<(), Broken> {
     let length = data.len() as u64;
-    send(sink, data, activity).await.map_err(|_| Broken::Sink)?;
+    let sent = activity.filling(to, send(sink, data, activity)).await;
+    sent.map_err(|_| Broken::Sink)?;
     count.fetch_add(length, Ordering::Relaxed);
     Ok(())
 }

@@ -26,8 +26,16 @@ use crate::{
     audit::Kind,
     policy::{self, Facts, Permit, Policy},
     proxy::{
-        activity::Activity, authorize, entry::Entry, exchange::INTERIM_MAX, failure::Failure,
-        look::Seen, reply, session::Scope, standing, upstream::Upstream,
+        activity::{Activity, End},
+        authorize,
+        entry::Entry,
+        exchange::INTERIM_MAX,
+        failure::Failure,
+        look::Seen,
+        reply,
+        session::Scope,
+        standing,
+        upstream::Upstream,
     },
     tls::Protocol,
 };
@@ -217,9 +225,15 @@ async fn exchange(
         }
         let sent = async {
             let ahead = std::mem::take(&mut body.ahead);
-            push(&mut upload, ahead, &activity, &traffic.out).await?;
+            push((&mut upload, End::Upstream), ahead, &activity, &traffic.out).await?;
             drop(body.room.take());
-            pump(&mut body.rest, &mut upload, &activity, &traffic.out).await
+            pump(
+                &mut body.rest,
+                (&mut upload, End::Upstream),
+                &activity,
+                &traffic.out,
+            )
+            .await
         };
         match sent.await {
             Err(Broken::Source) => {
@@ -243,7 +257,14 @@ async fn exchange(
         if ends {
             return Ok(());
         }
-        match pump(&mut download, &mut sink, &activity, &traffic.back).await {
+        match pump(
+            &mut download,
+            (&mut sink, End::Agent),
+            &activity,
+            &traffic.back,
+        )
+        .await
+        {
             Ok(()) => Ok(()),
             Err(Broken::Source) => {
                 sink.send_reset(Reason::INTERNAL_ERROR);
@@ -268,11 +289,7 @@ async fn exchange(
                     }
                 }
                 received = &mut receive => break received,
-                () = &mut idle => break Err(if sending {
-                    Failure::AgentStalled
-                } else {
-                    Failure::UpstreamStalled
-                }),
+                () = &mut idle => break Err(activity.stalled(sending).into()),
             }
         }
     };
