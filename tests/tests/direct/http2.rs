@@ -1,7 +1,10 @@
 //! HTTP/2, in TLS that is opened and without TLS.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures_util::future::join_all;
+use gateway_userspace::config::Limits;
 use h2::client::SendRequest;
 use http::{HeaderMap, Request, Response, Version};
 use serde_json::{Value, json};
@@ -236,4 +239,40 @@ async fn an_upstream_with_http1_alone_is_spoken_to_in_http1() {
     assert_eq!(answer.head.status(), 502);
     assert_eq!(answer.json()["reason"], "upstream_tls");
     assert_eq!(origin.seen(), []);
+}
+
+#[tokio::test]
+async fn an_agent_that_gives_no_room_on_a_stream_loses_it() {
+    let origin = SecureOrigin::start("origin.test", &["h2", "http/1.1"]).await;
+    let limits = Limits {
+        idle_timeout: Duration::from_millis(300),
+        ..Limits::default()
+    };
+    let rig = Rig::with_limits(&origin.rule(PATHS), limits);
+    rig.set_line(Line::Redirected(origin.address));
+    let mut send = in_time(open(&rig).await.ready()).await.unwrap();
+    let post = request(&origin, "POST", "/open/a").body(()).unwrap();
+    let (response, mut upload) = send.send_request(post, false).unwrap();
+    let sent = Bytes::from(vec![7; 1_000_000]);
+    upload.send_data(sent.clone(), true).unwrap();
+    let mut stream = in_time(response).await.unwrap().into_body();
+    let mut got = 0;
+    let ended = loop {
+        match in_time(stream.data()).await {
+            Some(Ok(data)) => got += data.len(),
+            other => break other,
+        }
+    };
+    assert!(matches!(ended, Some(Err(_))), "{ended:?} after {got}");
+    assert!(got < sent.len());
+    drop((send, upload, stream));
+    let records = rig.records().await;
+    let of_request: Vec<_> = records.iter().filter(|it| it["kind"] == "http").collect();
+    let [record] = of_request[..] else {
+        panic!("{records:#?}");
+    };
+    assert_eq!(
+        pick(record, &["outcome", "reason", "blame"]),
+        json!(["allow", "agent_stalled", "agent"])
+    );
 }

@@ -18,7 +18,7 @@ use super::{
     rig::{Rig, allow_origin, in_time, pick, status},
 };
 
-const SOON: Duration = Duration::from_millis(100);
+const SOON: Duration = Duration::from_millis(300);
 /// More than the sockets on the way take up in all.
 const MUCH: usize = 64 << 20;
 static BLOCK: [u8; 64 << 10] = [b'x'; 64 << 10];
@@ -128,7 +128,7 @@ async fn octet_by_octet_everything_arrives() {
         }
     })
     .await;
-    let rig = Rig::with_limits(&allow_origin(origin.address), limits());
+    let rig = Rig::start(&allow_origin(origin.address));
     let mut agent = rig.connect().await;
     agent.0.set_nodelay(true).unwrap();
     let fields = "Connection: close\r\nTransfer-Encoding: chunked\r\n";
