@@ -14,6 +14,7 @@ mod direct {
     mod inspect;
     mod limits;
     mod origin;
+    mod paths;
     mod raw;
     mod refused;
     mod resolve;
