@@ -37,6 +37,12 @@ pub fn in_vain(time: Duration) -> Duration {
     time * scale().min(2)
 }
 
+/// Whether this is a machine without hardware to help, where what is done often is done less often.
+#[must_use]
+pub fn is_emulated() -> bool {
+    scale() > 1
+}
+
 fn scale() -> u32 {
     let times = env::var(SCALE).ok().and_then(|text| text.parse().ok());
     times.unwrap_or(1)

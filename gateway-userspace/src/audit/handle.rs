@@ -218,6 +218,12 @@ impl Audit {
         self.0.close()
     }
 
+    /// How many records are written.
+    #[cfg(test)]
+    pub(super) fn written(&self) -> u64 {
+        *self.0.status.written.borrow()
+    }
+
     fn slot(&self, room: OwnedSemaphorePermit) -> Slot {
         Slot {
             audit: self.clone(),

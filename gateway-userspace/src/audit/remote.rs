@@ -1,7 +1,7 @@
 //! Handing records from the worker, whose word counts for little, to the one writer.
 //!
-//! The worker's own writer thread sends a line and waits for the answer: an error number, 0 for
-//! a record that is queued. So an audit log that cannot be written refuses requests in the worker
+//! The worker's own writer thread sends some lines and waits for the answer: how many of their
+//! records are queued, and an error number where that is not all. So an audit log that cannot be written refuses requests in the worker
 //! as it would in one process.
 
 use std::{
@@ -25,18 +25,53 @@ const REASON_MAX: usize = 48;
 /// Different labels that are taken from workers.
 const REASONS_MAX: usize = 256;
 
-/// Sends the first line of these bytes. Answers with its length, newline included.
-pub(super) fn send_line(socket: &OwnedFd, bytes: &[u8]) -> io::Result<usize> {
-    let end = memchr::memchr(b'\n', bytes).ok_or(io::ErrorKind::InvalidData)?;
-    let line = bytes.get(..end).unwrap_or_default();
-    packet::send(socket, line, &[], SendFlags::empty())?;
-    let mut answer = [0; 4];
-    match packet::receive(socket, &mut answer)? {
-        Some((4, _)) => match i32::from_be_bytes(answer) {
-            0 => Ok(end + 1),
-            errno => Err(io::Error::from_raw_os_error(errno)),
-        },
-        Some(_) | None => Err(io::ErrorKind::BrokenPipe.into()),
+/// Octets of the lines in one message: one of the longest fits.
+const PACKET: usize = MAX_LINE + 1;
+
+/// What a message is answered with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Answer {
+    /// 0, or why no more than these are queued.
+    errno: i32,
+    /// How many of the records are queued: the first ones.
+    queued: u32,
+}
+
+impl Answer {
+    const LENGTH: usize = 8;
+
+    fn to_bytes(self) -> [u8; Self::LENGTH] {
+        let mut bytes = [0; Self::LENGTH];
+        bytes[..4].copy_from_slice(&self.errno.to_be_bytes());
+        bytes[4..].copy_from_slice(&self.queued.to_be_bytes());
+        bytes
+    }
+
+    fn from_bytes([a, b, c, d, rest @ ..]: [u8; Self::LENGTH]) -> Self {
+        Self {
+            errno: i32::from_be_bytes([a, b, c, d]),
+            queued: u32::from_be_bytes(rest),
+        }
+    }
+}
+
+/// Sends the first lines of these bytes. Answers with the length of those that were taken,
+/// newlines included.
+pub(super) fn send_lines(socket: &OwnedFd, bytes: &[u8]) -> io::Result<usize> {
+    let most = bytes.get(..PACKET).unwrap_or(bytes);
+    let last = memchr::memrchr(b'\n', most).ok_or(io::ErrorKind::InvalidData)?;
+    let lines = most.get(..=last).unwrap_or_default();
+    packet::send(socket, lines, &[], SendFlags::empty())?;
+    let mut answer = [0; Answer::LENGTH];
+    let Some((Answer::LENGTH, _)) = packet::receive(socket, &mut answer)? else {
+        return Err(io::ErrorKind::BrokenPipe.into());
+    };
+    let answer = Answer::from_bytes(answer);
+    let ends = memchr::memchr_iter(b'\n', lines).map(|end| end + 1);
+    match ends.take(answer.queued as usize).last() {
+        Some(taken) => Ok(taken),
+        None if answer.errno > 0 => Err(io::Error::from_raw_os_error(answer.errno)),
+        None => Err(io::ErrorKind::BrokenPipe.into()),
     }
 }
 
@@ -69,6 +104,7 @@ struct Handed {
     port: Option<u16>,
     method: Option<String>,
     path: Option<String>,
+    #[serde(default)]
     inspected: bool,
     upstream: Option<SocketAddr>,
     status: Option<u16>,
@@ -182,22 +218,38 @@ impl Audit {
         runtime: &tokio::runtime::Handle,
         known: impl Fn(u64) -> Option<Arc<Process>>,
     ) -> io::Result<()> {
-        let mut buffer = vec![0; MAX_LINE];
+        let mut buffer = vec![0; PACKET];
         while let Some((length, _unasked)) = packet::receive(socket, &mut buffer)? {
-            let record = decode(buffer.get(..length).unwrap_or_default(), &subject, &known)?;
-            let errno = match runtime.block_on(self.reserve_for_worker()) {
-                Ok(slot) => {
-                    slot.write(record);
-                    0
-                }
-                Err(AuditUnavailable::Failing { errno }) => errno,
-                Err(AuditUnavailable::Full { .. } | AuditUnavailable::Closed) => {
-                    rustix::io::Errno::NOBUFS.raw_os_error()
-                }
+            let lines = buffer.get(..length).unwrap_or_default();
+            let lines = lines.strip_suffix(b"\n");
+            let lines = lines.ok_or_else(|| malformed("a line without an end"))?;
+            let mut answer = Answer {
+                errno: 0,
+                queued: 0,
             };
-            packet::send(socket, &errno.to_be_bytes(), &[], SendFlags::empty())?;
+            for line in lines.split(|&b| b == b'\n') {
+                let record = decode(line, &subject, &known)?;
+                match runtime.block_on(self.reserve_for_worker()) {
+                    Ok(slot) => slot.write(record),
+                    Err(unavailable) => {
+                        answer.errno = errno(unavailable);
+                        break;
+                    }
+                }
+                answer.queued += 1;
+            }
+            packet::send(socket, &answer.to_bytes(), &[], SendFlags::empty())?;
         }
         Ok(())
+    }
+}
+
+const fn errno(unavailable: AuditUnavailable) -> i32 {
+    match unavailable {
+        AuditUnavailable::Failing { errno } => errno,
+        AuditUnavailable::Full { .. } | AuditUnavailable::Closed => {
+            rustix::io::Errno::NOBUFS.raw_os_error()
+        }
     }
 }
 
@@ -279,10 +331,79 @@ mod tests {
             )));
         }
         assert_eq!(worker.close().written, 3);
-        packet::send(&raw, &vec![b'x'; MAX_LINE + 1], &[], SendFlags::empty()).unwrap();
+        packet::send(&raw, &vec![b'x'; PACKET + 1], &[], SendFlags::empty()).unwrap();
         let ended = taking.join().unwrap().unwrap_err();
         assert_eq!(ended.kind(), io::ErrorKind::InvalidData);
         assert_eq!(audit.close().written, 3);
         assert_eq!(log.text().matches("\"agent\":\"bot\"").count(), 3);
+    }
+
+    #[test]
+    fn a_loss_of_the_workers_is_a_record() {
+        let loss = crate::audit::loss::Loss::torn("gone".to_owned());
+        let mut line = Vec::new();
+        super::super::line::Chain::start()
+            .append(&loss, &mut line)
+            .unwrap();
+        let taken = decode(line.trim_ascii_end(), |_| subject("bot"), |_| None).unwrap();
+        assert_eq!(taken.kind, Kind::Loss);
+        assert_eq!(taken.reason, "audit_torn_line");
+        assert_eq!(taken.repeated, 1);
+    }
+
+    #[test]
+    fn room_comes_back_with_what_is_taken() {
+        let (ours, theirs) = packet::pair().unwrap();
+        let worker = Audit::handing_over(theirs).unwrap();
+        let record = || {
+            Record::new(
+                &subject("bot"),
+                jiff::Timestamp::UNIX_EPOCH,
+                Kind::Http,
+                Outcome::Allow,
+                "allowed",
+            )
+        };
+        let mut buffer = vec![0; PACKET];
+        let mut receive = || {
+            let (length, _) = packet::receive(&ours, &mut buffer).unwrap().unwrap();
+            memchr::memchr_iter(b'\n', &buffer[..length]).count() as u64
+        };
+        let answer = |errno, queued| {
+            let answer = Answer { errno, queued };
+            packet::send(&ours, &answer.to_bytes(), &[], SendFlags::empty()).unwrap();
+        };
+        // The first is under way alone, and what comes meanwhile is a group.
+        assert!(worker.offer(record()));
+        assert_eq!(receive(), 1);
+        for _ in 0..2000 {
+            assert!(worker.offer(record()));
+        }
+        answer(0, 1);
+        let mut taken = 1;
+        let group = receive();
+        assert!((2..2000).contains(&group), "{group}");
+        answer(0, 1);
+        taken += 1;
+        // The rest of them comes again, with what follows.
+        let again = receive();
+        assert!(again >= group - 1, "{again}");
+        assert_eq!(worker.written(), taken);
+        // Some were taken, and then there was an error: these do not come again.
+        answer(rustix::io::Errno::NOSPC.raw_os_error(), 2);
+        taken += 2;
+        let last = receive();
+        assert_eq!(worker.written(), taken);
+        answer(rustix::io::Errno::NOSPC.raw_os_error(), 0);
+        assert_eq!(receive(), last, "after a pause, the same");
+        answer(0, u32::MAX);
+        taken += last;
+        while taken < 2001 {
+            let more = receive();
+            answer(0, u32::MAX);
+            taken += more;
+        }
+        assert_eq!(taken, 2001);
+        assert_eq!(worker.close().written, 2001);
     }
 }

@@ -35,7 +35,7 @@ impl Sink {
             let written = match self {
                 Self::File(file) | Self::Stream(file) => file.write(bytes),
                 Self::Memory(log) => log.write(bytes),
-                Self::Supervisor(socket) => super::remote::send_line(socket, bytes),
+                Self::Supervisor(socket) => super::remote::send_lines(socket, bytes),
             };
             match written {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),

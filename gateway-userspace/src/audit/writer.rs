@@ -29,7 +29,9 @@ struct Batch {
     bytes: Vec<u8>,
     /// How much of `bytes` is in the file.
     done: usize,
-    /// How many of the lines are queued records: the last ones.
+    /// How many losses are not in the file yet: they come first.
+    losses: u64,
+    /// How many queued records are not in the file yet.
     records: usize,
 }
 
@@ -127,7 +129,9 @@ impl Writer {
         } = self;
         let losses = status.losses.unreported(&mut self.reported);
         for loss in self.torn.take().into_iter().chain(losses) {
-            if chain.append(&loss, &mut batch.bytes).is_err() {
+            if chain.append(&loss, &mut batch.bytes).is_ok() {
+                batch.losses += 1;
+            } else {
                 status.losses.count(Cause::Encoding, 1);
             }
         }
@@ -174,18 +178,27 @@ impl Writer {
             return Ok(());
         }
         while let Some(rest) = self.batch.rest() {
-            self.batch.done += self.sink.write(rest)?;
+            let octets = self.sink.write(rest)?;
+            self.wrote(octets);
         }
-        let lines = count_lines(&self.batch.bytes);
-        let records = std::mem::take(&mut self.batch.records);
         self.batch.clear();
+        Ok(())
+    }
+
+    /// Gives back the room of the records that are in the file now: their group may take long.
+    fn wrote(&mut self, octets: usize) {
+        let lines = self.batch.advance(octets);
+        let losses = lines.min(self.batch.losses);
+        self.batch.losses -= losses;
+        let records = usize::try_from(lines - losses).unwrap_or(usize::MAX);
+        let records = records.min(self.batch.records);
+        self.batch.records -= records;
         let (before, since) = self.unsynced.unwrap_or((0, Instant::now()));
         self.unsynced = Some((before + lines, since));
         self.status.room.add_permits(records);
         self.status
             .written
             .send_modify(|count| *count += records as u64);
-        Ok(())
     }
 
     fn failed(&mut self, error: &io::Error) {
@@ -231,13 +244,8 @@ impl Writer {
 
     /// Ends with records that could not be written.
     fn give_up(mut self) -> Summary {
-        let unfinished = self.batch.rest().map_or(0, count_lines);
-        // Loss lines come first, so the unwritten lines are records before they are losses.
-        let in_batch = unfinished.min(self.batch.records as u64);
-        let written = self.batch.records as u64 - in_batch;
-        self.status.written.send_modify(|count| *count += written);
         let mut summary = self.status.summary();
-        summary.lost += in_batch + self.queue.pop_iter().count() as u64;
+        summary.lost += (self.batch.records + self.queue.pop_iter().count()) as u64;
         tracing::error!(
             lost = summary.lost,
             "audit: closed while the log could not be written"
@@ -256,9 +264,18 @@ impl Batch {
         self.bytes.get(self.done..).filter(|rest| !rest.is_empty())
     }
 
+    /// Notes that so many more octets are in the file; says how many lines these end.
+    fn advance(&mut self, octets: usize) -> u64 {
+        let written = self.rest().and_then(|rest| rest.get(..octets));
+        let lines = written.map_or(0, count_lines);
+        self.done += octets;
+        lines
+    }
+
     fn clear(&mut self) {
         self.bytes.clear();
         self.done = 0;
+        self.losses = 0;
         self.records = 0;
     }
 }

@@ -13,11 +13,13 @@ use crate::proxy::http1::{
 };
 
 const HEAD_MAX: usize = 4096;
+/// What is written may be longer than what was read: it names the upstream.
+const WRITTEN_MAX: usize = 2 * HEAD_MAX;
 const FIELDS_MAX: usize = 64;
 
 /// A head is found wherever segments end, has one reading, and is written as it was read.
 pub(super) fn request_head(input: &[u8]) {
-    let Some(block) = head(input) else {
+    let Some(block) = head(input, HEAD_MAX) else {
         return;
     };
     let Ok(head) = RequestHead::parse(&block, FIELDS_MAX) else {
@@ -33,7 +35,7 @@ pub(super) fn request_head(input: &[u8]) {
 
     let mut written = BytesMut::new();
     head.write(&mut written, path, "upstream.example", &[]);
-    let block = self::head(&written).expect("what is written is a head");
+    let block = self::head(&written, WRITTEN_MAX).expect("what is written is a head");
     assert_eq!(block, written.as_ref(), "and nothing but a head");
     let again = RequestHead::parse(&block, FIELDS_MAX + 4).expect("what is written is read");
     assert_eq!(again.method, head.method);
@@ -53,7 +55,7 @@ pub(super) fn response_head(input: &[u8]) {
     let Some((kind, input)) = input.split_first() else {
         return;
     };
-    let Some(block) = head(input) else {
+    let Some(block) = head(input, HEAD_MAX) else {
         return;
     };
     let (to_head, switches) = (kind & 1 == 1, kind & 2 == 2);
@@ -69,7 +71,7 @@ pub(super) fn response_head(input: &[u8]) {
     let version = crate::proxy::http1::Version::Http11;
     let mut written = BytesMut::new();
     head.write(&mut written, version, head.keep_alive);
-    let block = self::head(&written).expect("what is written is a head");
+    let block = self::head(&written, WRITTEN_MAX).expect("what is written is a head");
     assert_eq!(block, written.as_ref(), "and nothing but a head");
     let again = ResponseHead::parse(&block, FIELDS_MAX + 4, to_head, false)
         .expect("what is written is read");
@@ -121,11 +123,11 @@ fn decode(input: &[u8], piece: usize) -> Decoded {
 }
 
 /// The head that the octets begin with, by whatever pieces it comes.
-fn head(input: &[u8]) -> Option<Bytes> {
-    let whole = Scanner::default().scan(input, HEAD_MAX);
+fn head(input: &[u8], most: usize) -> Option<Bytes> {
+    let whole = Scanner::default().scan(input, most);
     let mut scanner = Scanner::default();
     let grown = (1..=input.len())
-        .map(|length| scanner.scan(&input[..length], HEAD_MAX))
+        .map(|length| scanner.scan(&input[..length], most))
         .find(|it| !matches!(it, Ok(None)))
         .unwrap_or(Ok(None));
     match (whole, grown) {
