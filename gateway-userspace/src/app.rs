@@ -438,7 +438,8 @@ impl Core {
         }
         let more = u32::try_from(wants - has).map_err(|_| Failure::NoRoomAhead)?;
         let waiting = self.held.acquire_many(more);
-        let waited = tokio::time::timeout(self.context.limits.idle_timeout, waiting).await;
+        // Sooner than the connection would count as idle.
+        let waited = tokio::time::timeout(self.context.limits.head_timeout, waiting).await;
         let Ok(Ok(more)) = waited else {
             return Err(Failure::NoRoomAhead);
         };

@@ -285,13 +285,19 @@ impl Policy {
     }
 
     /// Whether TLS to this place is opened. A rule that covers it with `inspect = "never"` keeps
-    /// it shut, whatever others say.
+    /// it shut, whatever others say; but one of the agent's policy does not keep shut what the
+    /// node's has opened.
     #[must_use]
     pub fn inspects(&self, host: &Host, port: u16) -> bool {
-        let policies = || std::iter::once(self).chain(self.node.as_ref().map(|it| &it.policy));
-        let shut = |rule: &Rule| rule.inspect == Some(Inspect::Never);
-        !policies().any(|policy| policy.any_at(host, port, shut))
-            && policies().any(|policy| policy.opens(host, port))
+        let shut = self.any_at(host, port, |rule| rule.inspect == Some(Inspect::Never));
+        let node = self.node.as_ref().map(|node| &node.policy);
+        match node {
+            Some(node) if node.inspects(host, port) => true,
+            Some(node) if node.any_at(host, port, |rule| rule.inspect == Some(Inspect::Never)) => {
+                false
+            }
+            Some(_) | None => !shut && self.opens(host, port),
+        }
     }
 
     /// Whether this policy itself has TLS to this place opened.
@@ -309,7 +315,10 @@ impl Policy {
     #[must_use]
     pub fn may_inspect(&self, host: &Host, port: u16) -> bool {
         let shut = |rule: &Rule| rule.inspect.unwrap_or(self.inner.inspect) == Inspect::Never;
-        !self.any_at(host, port, shut) && self.inner.inspect != Inspect::Never
+        let node = self.node.as_ref();
+        !self.any_at(host, port, shut)
+            && self.inner.inspect != Inspect::Never
+            && node.is_none_or(|node| node.policy.may_inspect(host, port))
     }
 
     /// Whether one of the rules that cover this place is like that.

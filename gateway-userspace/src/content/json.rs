@@ -112,6 +112,17 @@ pub fn parse_within(text: &[u8], limits: Limits) -> Result<Value, JsonError> {
         })
 }
 
+/// Whether somebody may read this as an object or an array, be it by rules of his own: with a byte
+/// order mark, in another encoding of Unicode, or behind a comment.
+#[must_use]
+pub fn is_meant(text: &[u8]) -> bool {
+    let before = |byte: &&u8| {
+        byte.is_ascii_whitespace() || matches!(byte, 0 | 0x0b | 0xef | 0xbb | 0xbf | 0xfe | 0xff)
+    };
+    let first = text.iter().find(|byte| !before(byte));
+    matches!(first, Some(b'{' | b'[' | b'/'))
+}
+
 /// What is left, and which limit was met first.
 struct Budget {
     left: Cell<usize>,

@@ -291,4 +291,31 @@ mod tests {
             assert_eq!(types, [15, 16]);
         }
     }
+
+    #[test]
+    fn what_the_node_has_opened_nobody_below_keeps_shut() {
+        let rule = |more: &str| {
+            policy(&format!(
+                "[[egress]]\nid = \"x\"\nhosts = [\"a.example\"]\n{more}"
+            ))
+        };
+        let host = Host::parse("a.example").unwrap();
+        let (always, never, auto) = ("inspect = \"always\"", "inspect = \"never\"", "");
+        let paths = "paths = [\"/a\"]";
+        for (agent, node, opened, may) in [
+            (never, always, true, false),
+            (never, paths, true, false),
+            (always, never, false, false),
+            (paths, never, false, false),
+            (always, auto, true, true),
+            (never, auto, false, false),
+            (auto, auto, false, true),
+            (auto, never, false, false),
+            (auto, always, true, true),
+        ] {
+            let both = rule(agent).under(rule(node));
+            assert_eq!(both.inspects(&host, 443), opened, "{agent}, {node}");
+            assert_eq!(both.may_inspect(&host, 443), may, "{agent}, {node}");
+        }
+    }
 }

@@ -54,12 +54,20 @@ impl Activity {
         written
     }
 
+    /// Whether a write to this end was begun and has not ended, be it that it was given up.
+    pub(crate) fn is_filling(&self, end: End) -> bool {
+        match end {
+            End::Agent => self.agent_full.load(Ordering::Relaxed),
+            End::Upstream => self.upstream_full.load(Ordering::Relaxed),
+        }
+    }
+
     /// Which end does not go on: one that takes nothing more, the agent while its request is not
     /// whole (`sending`), the upstream otherwise.
     pub(crate) fn stalled(&self, sending: bool) -> End {
-        if self.agent_full.load(Ordering::Relaxed) {
+        if self.is_filling(End::Agent) {
             End::Agent
-        } else if self.upstream_full.load(Ordering::Relaxed) || !sending {
+        } else if self.is_filling(End::Upstream) || !sending {
             End::Upstream
         } else {
             End::Agent

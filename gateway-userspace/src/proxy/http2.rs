@@ -105,7 +105,12 @@ async fn streams(
         tokio::select! {
             accepted = agent.accept() => match accepted {
                 Some(accepted) => {
-                    let (request, respond) = accepted?;
+                    let (request, mut respond) = accepted?;
+                    if left == 0 {
+                        // It goes on though it was told not to.
+                        respond.send_reset(h2::Reason::REFUSED_STREAM);
+                        continue;
+                    }
                     open.push(stream::serve(shared, request, respond));
                     left -= 1;
                     if left == 0 {

@@ -58,14 +58,57 @@ impl Seen {
         };
         match decode() {
             // Whatever its Content-Type says: the upstream may not look at that either.
-            Ok(()) => Self::Read {
-                size: body.len() as u64,
-                json: json::parse(&plain).ok(),
+            Ok(()) => match json::parse(&plain) {
+                Err(error) if json::is_meant(&plain) => {
+                    tracing::debug!(%error, "a body that only some would read as JSON");
+                    Self::Unread
+                }
+                read => Self::Read {
+                    size: body.len() as u64,
+                    json: read.ok(),
+                },
             },
             Err(error) => {
                 tracing::debug!(reason = error.label(), "a body that cannot be read");
                 Self::Unread
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_some_read_as_json_counts_as_unread() {
+        let deep = [vec![b'['; 200], vec![b']'; 200]].concat();
+        let odd: [&[u8]; 11] = [
+            br#"{"amount":1,"amount":5000}"#,
+            b"\xef\xbb\xbf{\"amount\":5000}",
+            b"\xff\xfe{\0}\0",
+            b"\0{\0}",
+            b"{\"amount\":1e400}",
+            b"{\"text\":\"\\ud800\"}",
+            b"{\"amount\":5000,}",
+            b" \n[1,2",
+            b"// to be read by some\n{\"amount\":5000}",
+            b"{\"a\":1}\n{\"a\":2}",
+            &deep,
+        ];
+        for body in odd {
+            let seen = Seen::of(body, &[]);
+            assert!(matches!(seen, Seen::Unread), "{body:?}: {seen:?}");
+        }
+        let other: [&[u8]; 5] = [b"a=1&b=2", b"--x\r\n", b"plain", b"", b"\x89PNG"];
+        for body in other {
+            let seen = Seen::of(body, &[]);
+            assert!(
+                matches!(seen, Seen::Read { json: None, .. }),
+                "{body:?}: {seen:?}"
+            );
+        }
+        let seen = Seen::of(b" {\"a\": 1}", &[]);
+        assert!(matches!(seen, Seen::Read { json: Some(_), .. }));
     }
 }

@@ -403,7 +403,10 @@ impl<'a> Session<'a> {
                 RelayError::Malformed(error) => Failure::RequestBody(error),
                 RelayError::Source | RelayError::Sink => Failure::AgentGone,
             })?;
-        let encodings: Vec<_> = head.all("content-encoding").collect();
+        // Those that the upstream will undo.
+        let encodings = head.fields();
+        let encodings = encodings.filter(|(name, _)| name.eq_ignore_ascii_case("content-encoding"));
+        let encodings: Vec<_> = encodings.map(|(_, value)| value).collect();
         let seen = whole.map_or(Seen::Unread, |body| Seen::of(&body, &encodings));
         Ok((seen, Some(room)))
     }

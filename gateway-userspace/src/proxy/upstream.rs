@@ -23,8 +23,8 @@ pub(crate) struct Upstream {
     pub(crate) wire: Wire,
     /// The address that was dialled.
     pub(crate) address: SocketAddr,
-    host: Host,
-    port: u16,
+    pub(super) host: Host,
+    pub(super) port: u16,
     /// Whether that is a proxy's, which was asked for the place.
     proxied: bool,
 }

@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use tokio::{sync::SemaphorePermit, time::Instant};
 
 use super::{
-    activity::Activity,
+    activity::{Activity, End},
     entry::Entry,
     failure::Failure,
     http1::{request::RequestHead, response::ResponseHead},
@@ -26,6 +26,9 @@ use crate::{
 const GOING_AWAY: u16 = 1001;
 const POLICY_VIOLATION: u16 = 1008;
 const INTERNAL_ERROR: u16 = 1011;
+
+/// Octets written at a time, so that a slow reader is seen to read.
+const PIECE: usize = 32 << 10;
 
 /// What an agent asks for, and the gateway passes on.
 #[derive(Debug)]
@@ -74,7 +77,8 @@ impl Asked {
         answer.write_switch(&mut out, &negotiated.http1_fields(&self.key));
         let sent = agent.send(&out).await;
         sent.map_err(|_| (Failure::AgentGone, true))?;
-        let relaying = relay(core, entry, agent, upstream, &negotiated);
+        let activity = Activity::begin();
+        let relaying = relay(core, entry, agent, upstream, &negotiated, &activity);
         let failure = tokio::select! {
             relayed = tokio::time::timeout_at(deadline, relaying) => match relayed {
                 Ok(Ok(())) => return Ok(()),
@@ -83,24 +87,37 @@ impl Asked {
             },
             why = refused => Failure::PolicyChanged(why),
         };
-        say_why(agent, upstream, &failure).await;
+        say_why(agent, upstream, &failure, &activity).await;
         Err((failure, true))
     }
 }
 
-/// Tells both ends that it is over, as far as they still listen.
-async fn say_why(agent: &mut Wire, upstream: &mut Wire, failure: &Failure) {
+/// Tells both ends that it is over, as far as they still listen. To one that got a message only in
+/// part, what is said would be more of it: its connection is reset.
+async fn say_why(agent: &mut Wire, upstream: &mut Wire, failure: &Failure, activity: &Activity) {
     let (report, at) = (failure.report(), fault(failure));
     let reason = format!("{}: {failure}", report.reason);
     let to_agent = at.to_agent.unwrap_or(GOING_AWAY);
     let to_upstream = at.to_upstream.unwrap_or(GOING_AWAY);
     // Nobody learns from the mask of a close what he does not see in the clear.
     let frame = close_frame(Role::Server, to_agent, &reason, [0; 4]);
-    let told = agent.send(&frame).await;
+    let told = match activity.is_filling(End::Agent) {
+        true => {
+            agent.reset_on_close();
+            Ok(())
+        }
+        false => agent.send(&frame).await,
+    };
     let key = uuid::Uuid::new_v4().as_u128().to_be_bytes();
     let [a, b, c, d, ..] = key;
     let frame = close_frame(Role::Client, to_upstream, "", [a, b, c, d]);
-    let heard = upstream.send(&frame).await;
+    let heard = match activity.is_filling(End::Upstream) {
+        true => {
+            upstream.reset_on_close();
+            Ok(())
+        }
+        false => upstream.send(&frame).await,
+    };
     tracing::debug!(?told, ?heard, %failure, "a WebSocket was ended");
 }
 
@@ -130,27 +147,27 @@ async fn relay(
     agent: &mut Wire,
     upstream: &mut Wire,
     negotiated: &Negotiated,
+    activity: &Activity,
 ) -> Result<(), Failure> {
-    let activity = Activity::begin();
     let (agent_in, mut agent_out) = agent.split();
     let (upstream_in, mut upstream_out) = upstream.split();
     let out = Direction {
         core,
         input: agent_in,
-        output: &mut upstream_out,
+        output: (End::Upstream, &mut upstream_out),
         reader: Reader::new(Role::Client, negotiated, Limits::default()),
-        activity: &activity,
+        activity,
         count: &entry.traffic.out,
-        held: Held::default(),
+        room: None,
     };
     let back = Direction {
         core,
         input: upstream_in,
-        output: &mut agent_out,
+        output: (End::Agent, &mut agent_out),
         reader: Reader::new(Role::Server, negotiated, Limits::default()),
-        activity: &activity,
+        activity,
         count: &entry.traffic.back,
-        held: Held::default(),
+        room: None,
     };
     let out = async {
         out.run().await.map_err(|broken| match broken {
@@ -170,7 +187,10 @@ async fn relay(
     };
     tokio::select! {
         ended = async { tokio::try_join!(out, back) } => ended.map(|((), ())| ()),
-        () = activity.idle(core.context.limits.idle_timeout) => Err(Failure::Idle),
+        () = activity.idle(core.context.limits.idle_timeout) => {
+            let full = [End::Agent, End::Upstream].into_iter().find(|end| activity.is_filling(*end));
+            Err(full.map_or(Failure::Idle, Failure::from))
+        }
         failure = announce(core, entry) => Err(failure),
         () = core.drain.cancelled() => Err(Failure::Draining),
     }
@@ -184,22 +204,16 @@ enum Broken {
     Malformed(crate::websocket::WsError),
 }
 
-/// Octets that a direction holds of a message that is not whole yet.
-#[derive(Default)]
-struct Held<'a> {
-    octets: usize,
-    room: Option<SemaphorePermit<'a>>,
-}
-
 /// One direction of the relay.
 struct Direction<'a, 'w> {
     core: &'a Core,
     input: Input<'w>,
-    output: &'a mut Output<'w>,
+    output: (End, &'a mut Output<'w>),
     reader: Reader,
     activity: &'a Activity,
     count: &'a AtomicU64,
-    held: Held<'a>,
+    /// For what is held of messages that are not passed on yet.
+    room: Option<SemaphorePermit<'a>>,
 }
 
 impl Direction<'_, '_> {
@@ -211,26 +225,41 @@ impl Direction<'_, '_> {
                 .feed(self.input.buffer)
                 .map_err(Broken::Malformed)?
             {
-                self.held = Held {
-                    octets: self.input.buffer.len(),
-                    room: None,
-                };
-                let sent = self.output.send(&event.wire).await;
-                sent.map_err(|_| Broken::Sink)?;
-                let length = event.wire.len() as u64;
-                self.count.fetch_add(length, Ordering::Relaxed);
+                self.pass_on(&event.wire).await?;
                 if matches!(event.content, Content::Close { .. }) {
                     return Ok(());
                 }
+            }
+            if self.held() < PIECE {
+                self.room = None;
             }
             let read = self.input.fill().await.map_err(|_| Broken::Source)?;
             self.activity.touch();
             if read == 0 {
                 return Err(Broken::Source);
             }
-            self.held.octets += read;
-            let room = self.core.room_for(self.held.octets, &mut self.held.room);
+            let room = self.core.room_for(self.held(), &mut self.room);
             room.await.map_err(|_| Broken::NoRoom)?;
         }
+    }
+
+    /// Octets that its messages take, or will once they are whole: what came in is held as sent,
+    /// as unmasked and as inflated.
+    fn held(&self) -> usize {
+        3 * (self.input.buffer.len() + self.reader.held())
+    }
+
+    async fn pass_on(&mut self, wire: &[u8]) -> Result<(), Broken> {
+        let (end, output) = &mut self.output;
+        let (activity, count) = (self.activity, self.count);
+        let passing = async {
+            for piece in wire.chunks(PIECE) {
+                output.send(piece).await.map_err(|_| Broken::Sink)?;
+                activity.touch();
+                count.fetch_add(piece.len() as u64, Ordering::Relaxed);
+            }
+            Ok(())
+        };
+        activity.filling(*end, passing).await
     }
 }

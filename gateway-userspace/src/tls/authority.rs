@@ -132,10 +132,8 @@ impl Authority {
     /// If it cannot be read or made, or others could have the key.
     pub fn open(folder: &Path) -> Result<Self, AuthorityError> {
         let (certificate, key) = (folder.join(CERTIFICATE), folder.join(KEY));
-        match (certificate.exists(), key.exists()) {
-            (true, true) => {}
-            (false, false) => make(folder)?,
-            (true, false) | (false, true) => return Err(AuthorityError::Half(folder.to_owned())),
+        if !(certificate.exists() && key.exists()) {
+            make(folder)?;
         }
         let metadata = fs::metadata(&key).map_err(failed("looking at", &key))?;
         let (mode, owner) = (metadata.permissions().mode() & 0o7777, metadata.uid());
@@ -221,8 +219,10 @@ fn make(folder: &Path) -> Result<(), AuthorityError> {
         .map_err(failed("making", folder))?;
     let lock = File::open(folder).map_err(failed("opening", folder))?;
     lock.lock().map_err(failed("locking", folder))?;
-    if folder.join(KEY).exists() {
-        return Ok(());
+    match (folder.join(CERTIFICATE).exists(), folder.join(KEY).exists()) {
+        (false, false) => {}
+        (true, true) => return Ok(()),
+        (true, false) | (false, true) => return Err(AuthorityError::Half(folder.to_owned())),
     }
     let name = rustix::system::uname();
     let node = name.nodename().to_string_lossy();

@@ -16,7 +16,8 @@ use crate::names::Host;
 
 /// Life of a host's certificate.
 const LEAF: Duration = Duration::days(7);
-/// Age at which another one is made. In seconds of the monotonic clock.
+/// Age at which another one is made, by the clock that clients look at: it goes on while the
+/// machine sleeps.
 const RENEWED: std::time::Duration = std::time::Duration::from_secs(5 * 24 * 3600);
 /// Most hosts whose certificates are remembered: how many hosts there are is the agent's doing.
 pub(super) const REMEMBERED: NonZeroUsize = NonZeroUsize::new(1024).expect("it is not zero");
@@ -100,8 +101,8 @@ impl Issuer {
     }
 
     /// When a certificate made now is to be made anew.
-    pub(super) fn renewal() -> std::time::Instant {
-        std::time::Instant::now() + RENEWED
+    pub(super) fn renewal() -> std::time::SystemTime {
+        std::time::SystemTime::now() + RENEWED
     }
 }
 

@@ -29,7 +29,7 @@ pub struct Terminator {
 /// A certificate, and when another is made.
 struct Made {
     certificate: Arc<CertifiedKey>,
-    until: std::time::Instant,
+    until: std::time::SystemTime,
 }
 
 impl std::fmt::Debug for Terminator {
@@ -89,7 +89,7 @@ impl Terminator {
     }
 
     fn certificate(&self, host: &Host) -> Result<Arc<CertifiedKey>, rcgen::Error> {
-        let now = std::time::Instant::now();
+        let now = std::time::SystemTime::now();
         if let Some(made) = self.made().get(host)
             && now < made.until
         {

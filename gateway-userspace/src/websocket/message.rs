@@ -103,9 +103,9 @@ impl Reader {
         next
     }
 
-    /// Whether a message was begun and not ended.
-    pub const fn is_within_message(&self) -> bool {
-        self.begun.is_some()
+    /// Octets, as sent, of a message that was begun and has not ended.
+    pub fn held(&self) -> usize {
+        self.begun.as_ref().map_or(0, |begun| begun.wire.len())
     }
 
     /// Whether the sender closed.

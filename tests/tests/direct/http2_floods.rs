@@ -1,6 +1,7 @@
 //! HTTP/2 that is not meant well, frame by frame: each flood ends with the connection, and costs
 //! the upstream nothing.
 
+use gateway_userspace::config::Limits;
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -256,4 +257,35 @@ async fn empty_pieces_of_a_body_are_not_taken_without_end() {
     let empty = (0..200_000).map(|_| Frame::new(DATA, 0, 1, []));
     attacker.try_send([get].into_iter().chain(empty)).await;
     assert_eq!(attacker.goodbye().await, Some(ENHANCE_YOUR_CALM));
+}
+
+/// It never says that it understood that there will be no more.
+#[tokio::test]
+async fn streams_beyond_the_limit_of_a_connection_are_refused() {
+    let origin = SecureOrigin::plain().await;
+    let limits = Limits {
+        requests_per_connection: 2,
+        ..Limits::default()
+    };
+    let rig = Rig::with_limits(&origin.rule(""), limits);
+    rig.set_line(Line::Redirected(origin.address));
+    let mut attacker = Attacker::begin(&rig, &origin).await;
+    let streams = [1, 3, 5, 7];
+    let gets = streams.map(|stream| attacker.get(stream, "/a", END_STREAM));
+    attacker.try_send(gets).await;
+    let (mut answered, mut refused) = (Vec::new(), Vec::new());
+    while answered.len() + refused.len() < streams.len() {
+        let frame = attacker.next().await.unwrap();
+        match frame.kind {
+            HEADERS => answered.push(frame.stream),
+            RST_STREAM => {
+                assert_eq!(code(&frame.payload), REFUSED_STREAM);
+                refused.push(frame.stream);
+            }
+            _ => {}
+        }
+    }
+    answered.sort_unstable();
+    assert_eq!((answered, refused), (vec![1, 3], vec![5, 7]));
+    assert_eq!(origin.seen().len(), 2);
 }

@@ -350,6 +350,66 @@ async fn a_condition_on_the_body_is_decided_before_a_byte_of_it_goes_out() {
     assert_eq!(origin.seen().len(), passes.len());
 }
 
+/// What a condition sees, the upstream gets: neither a field that ends at the gateway, nor JSON
+/// that it reads in another way.
+#[tokio::test]
+async fn a_condition_sees_what_the_upstream_gets() {
+    let origin = SecureOrigin::start("origin.test", &["http/1.1"]).await;
+    let dry = "http.headers[\"x-dry-run\"] == \"true\"";
+    let none = "Content-Length: 0\r\nX-Dry-Run: true\r\n";
+    assert_eq!(status(&post(&origin, dry, none, b"").await), 200);
+    for more in ["Connection: x-dry-run\r\n", "Connection: X-DRY-RUN, te\r\n"] {
+        let answer = post(&origin, dry, &(none.to_owned() + more), b"").await;
+        assert_eq!(status(&answer), 403, "{more}");
+    }
+    assert_eq!(origin.seen().len(), 1);
+
+    // Without its coding, the upstream reads it as it is.
+    let fields = "Content-Length: 13\r\nContent-Encoding: gzip\r\nConnection: content-encoding\r\n";
+    let plain = post(
+        &origin,
+        "http.json.amount == 99",
+        fields,
+        b"{\"amount\":99}",
+    )
+    .await;
+    assert_eq!(status(&plain), 200, "{plain}");
+    let last = origin.seen().pop().unwrap();
+    let coded = last
+        .fields
+        .iter()
+        .any(|(name, _)| name == "content-encoding");
+    assert!(!coded, "{:?}", last.fields);
+
+    // A rule that refuses, beside one that allows all.
+    let refuses = format!(
+        "[[egress]]\nid = \"large\"\nhosts = [\"origin.test\"]\nports = [{}]\naction = \"deny\"\n\
+         when = 'has(http.json) && http.json.amount > 100'\n",
+        origin.address.port()
+    );
+    let rig = redirected(&(origin.rule("") + &refuses), &origin);
+    let before = origin.seen().len();
+    for (body, expected) in [
+        ("{\"amount\":99}", 200),
+        ("amount=99", 200),
+        ("{\"amount\":101}", 403),
+        ("{\"amount\":1,\"amount\":101}", 403),
+        ("\u{feff}{\"amount\":101}", 403),
+        ("/**/{\"amount\":101}", 403),
+        ("{\"amount\":101,}", 403),
+    ] {
+        let length = body.len();
+        let port = origin.address.port();
+        let text = format!(
+            "POST /a HTTP/1.1\r\nHost: origin.test:{port}\r\nConnection: close\r\n\
+             Content-Length: {length}\r\n\r\n{body}"
+        );
+        let answer = ask(&rig, "origin.test", &text).await;
+        assert_eq!(status(&answer), expected, "{body}");
+    }
+    assert_eq!(origin.seen().len(), before + 2);
+}
+
 #[tokio::test]
 async fn a_compressed_body_is_read_and_goes_out_as_it_came() {
     use std::io::Write as _;

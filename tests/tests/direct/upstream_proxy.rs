@@ -13,7 +13,8 @@ use tokio::{
 
 use super::{
     origin::Origin,
-    rig::{Line, Rig, body, pick, policy_with, status},
+    rig::{Line, Rig, body, in_time, pick, policy_with, status},
+    secure::SecureOrigin,
 };
 
 /// A proxy that leads every name to one place, and writes down what it was asked.
@@ -165,4 +166,36 @@ async fn raw_connections_go_through_it_by_address() {
     wire.finish().await;
     assert_eq!(wire.rest().await, "hello");
     assert_eq!(proxy.asked(), ["CONNECT 93.184.216.34:7 HTTP/1.1"]);
+}
+
+/// The proxy has one address for all names: what goes to another name is asked for anew.
+#[tokio::test]
+async fn http2_asks_for_each_name() {
+    let origin = SecureOrigin::plain().await;
+    let proxy = Proxy::start(origin.address, OK).await;
+    let rig = rig(proxy.address, "");
+    rig.set_line(Line::Redirected(([203, 0, 113, 7], 80).into()));
+    let (send, connection) = in_time(h2::client::handshake(rig.connect().await.0))
+        .await
+        .unwrap();
+    tokio::spawn(async move {
+        let _ended = connection.await;
+    });
+    for host in ["far.example", "near.example", "near.example"] {
+        let mut send = in_time(send.clone().ready()).await.unwrap();
+        let request = http::Request::builder()
+            .uri(format!("http://{host}/"))
+            .version(http::Version::HTTP_2)
+            .body(())
+            .unwrap();
+        let (response, _) = send.send_request(request, true).unwrap();
+        assert_eq!(in_time(response).await.unwrap().status(), 200, "{host}");
+    }
+    assert_eq!(
+        proxy.asked(),
+        [
+            "CONNECT far.example:80 HTTP/1.1",
+            "CONNECT near.example:80 HTTP/1.1"
+        ]
+    );
 }

@@ -4,8 +4,10 @@ use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
+use gateway_userspace::config::Limits;
 use serde_json::json;
 use tungstenite::{
     Error, Message, WebSocket,
@@ -329,4 +331,44 @@ async fn one_that_is_open_ends_with_the_gateway() {
     };
     assert_eq!(told.code, CloseCode::Away);
     assert_eq!(rig.record().await["reason"], "drained");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_held_of_messages_has_a_limit_that_pings_do_not_lift() {
+    let echo = Echo::start();
+    // What came in counts three times: as sent, as unmasked, as inflated.
+    let fragment = vec![b'x'; 60_000];
+    let large = |first: u8| {
+        let length = u16::try_from(fragment.len()).unwrap().to_be_bytes();
+        [&[first, 0xfe][..], &length, &[0; 4], &fragment].concat()
+    };
+    for (fragments, passes) in [(5, true), (20, false)] {
+        let limits = Limits {
+            held_bytes: 1 << 20,
+            head_timeout: Duration::from_millis(500),
+            ..Limits::default()
+        };
+        let rig = Rig::with_limits(&allow_origin(echo.address), limits);
+        rig.set_line(Line::Redirected(echo.address));
+        let (gateway, origin) = (rig.address, echo.address);
+        let mut bytes = large(0x02);
+        for _ in 1..fragments {
+            bytes.extend(frame(0x89, b"still there?"));
+            bytes.extend(large(0x00));
+        }
+        bytes.extend(frame(0x80, b""));
+        let before = echo.heard().len();
+        blocking(move || {
+            let mut client = open(gateway, origin).unwrap();
+            // What is refused may be cut while more of it is on its way.
+            let _cut = client.get_mut().write_all(&bytes);
+            while client.read().is_ok_and(|message| !message.is_binary()) {}
+        })
+        .await;
+        let heard = echo.heard().split_off(before);
+        let whole = heard.iter().filter(|message| message.is_binary()).count();
+        assert_eq!(whole, usize::from(passes), "{fragments} fragments");
+        let reason = rig.record().await["reason"].clone();
+        assert_eq!(reason == "bodies_ahead", !passes, "{reason}");
+    }
 }

@@ -84,6 +84,12 @@ impl Fields {
         })
     }
 
+    /// Those that the other end gets, and those that the gateway writes itself.
+    pub(crate) fn end_to_end(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.iter()
+            .filter(|(name, _)| !self.ends_here(name.as_bytes()) && !is_look_alike(name.as_bytes()))
+    }
+
     /// The values of all fields of this (lower-case) name.
     pub(crate) fn all(&self, name: &'static str) -> impl Iterator<Item = &[u8]> {
         self.0
@@ -150,6 +156,11 @@ impl Fields {
                 .list("connection")
                 .any(|listed| listed.eq_ignore_ascii_case(name))
     }
+}
+
+/// Whether some would take it for a field that the gateway writes itself.
+fn is_look_alike(name: &[u8]) -> bool {
+    named_in(&REWRITTEN, name) && name.contains(&b'_')
 }
 
 /// Whether a field of this name ends at the gateway, whatever `Connection` says.
@@ -232,6 +243,17 @@ mod tests {
             ),
             "X-Original: 1\r\n"
         );
+    }
+
+    #[test]
+    fn conditions_see_what_the_other_end_gets() {
+        let fields = fields(
+            "Host: a\r\nConnection: X-Dry-Run, Content-Encoding\r\nX-Dry-Run: true\r\n\
+             Content-Encoding: gzip\r\nX-Original-URL: /\r\nContent_Length: 9\r\n\
+             Content-Length: 3\r\nX-Other: 1\r\n\r\n",
+        );
+        let seen: Vec<_> = fields.end_to_end().map(|(name, _)| name).collect();
+        assert_eq!(seen, ["Host", "Content-Length", "X-Other"]);
     }
 
     #[test]

@@ -124,14 +124,9 @@ impl RequestHead {
         }
     }
 
-    /// Its fields, by name.
+    /// The fields that the upstream gets, by name.
     pub(crate) fn fields(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        self.fields.iter()
-    }
-
-    /// The values of all fields of this (lower-case) name.
-    pub(crate) fn all(&self, name: &'static str) -> impl Iterator<Item = &[u8]> {
-        self.fields.all(name)
+        self.fields.end_to_end()
     }
 
     /// Whether the agent waits for word before it sends the body.

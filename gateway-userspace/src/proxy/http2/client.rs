@@ -8,6 +8,7 @@ use h2::client::SendRequest;
 use super::{CONNECTION_WINDOW, RESETS, SEND_BUFFER, STREAM_WINDOW};
 use crate::{
     app::Core,
+    names::Host,
     policy::Permit,
     proxy::{failure::Failure, upstream::Upstream},
 };
@@ -16,7 +17,10 @@ use crate::{
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
     send: SendRequest<Bytes>,
-    /// The address that was dialled.
+    /// The place that it was opened for.
+    host: Host,
+    port: u16,
+    /// The address that was dialled: the proxy's, where one is between.
     pub(super) address: SocketAddr,
 }
 
@@ -26,6 +30,7 @@ impl Client {
     /// # Errors
     /// If the upstream does not.
     pub(crate) async fn over(core: &Core, upstream: Upstream) -> Result<Self, Failure> {
+        let (host, port) = (upstream.host.clone(), upstream.port);
         let limits = &core.context.limits;
         let mut settings = h2::client::Builder::new();
         settings
@@ -50,13 +55,15 @@ impl Client {
         });
         Ok(Self {
             send,
+            host,
+            port,
             address: upstream.address,
         })
     }
 
-    /// Whether a request with this permit may go over it.
-    pub(super) fn serves(&self, permit: &Permit) -> bool {
-        permit.addresses().contains(&self.address)
+    /// Whether a request to this place, with this permit, may go over it.
+    pub(super) fn serves(&self, permit: &Permit, host: &Host, port: u16) -> bool {
+        self.port == port && self.host == *host && permit.addresses().contains(&self.address)
     }
 
     /// Waits until the upstream takes another request.

@@ -1,8 +1,6 @@
 //! Heads of HTTP/2 messages: in one reading only, and made anew for the other side.
 
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Request, Response, Uri, Version, header, request, uri,
-};
+use http::{HeaderMap, HeaderName, Request, Response, Uri, Version, header, request, uri};
 
 use crate::{
     names::Host,
@@ -93,9 +91,19 @@ pub(super) fn request(
     Ok(request)
 }
 
-/// A field as conditions see it.
-pub(super) fn field<'a>((name, value): (&'a HeaderName, &'a HeaderValue)) -> (&'a str, &'a [u8]) {
-    (name.as_str(), value.as_bytes())
+/// The fields as conditions see them: those that the other end gets. The host is one of them,
+/// which agrees with the authority.
+pub(super) fn fields(all: &HeaderMap) -> Vec<(&str, &[u8])> {
+    all.iter()
+        .filter(|(name, _)| passes(name))
+        .map(|(name, value)| (name.as_str(), value.as_bytes()))
+        .collect()
+}
+
+/// Whether a field of this name is meant for the other end.
+fn passes(name: &HeaderName) -> bool {
+    // `te: trailers` is how gRPC asks for them; HTTP/2 knows no other.
+    *name == header::TE || !fields::is_for_one_hop(name.as_str().as_bytes())
 }
 
 /// The response for the agent.
@@ -109,12 +117,9 @@ pub(super) fn response(head: &http::response::Parts) -> Response<()> {
 
 /// The fields that are meant for the other end.
 pub(super) fn end_to_end(all: &HeaderMap) -> HeaderMap {
-    let passes = |name: &HeaderName| {
-        let name = name.as_str().as_bytes();
-        // `te: trailers` is how gRPC asks for them; HTTP/2 knows no other.
-        name == b"te" || name != b"host" && !fields::is_for_one_hop(name)
-    };
-    let fields = all.iter().filter(|(name, _)| passes(name));
+    let fields = all
+        .iter()
+        .filter(|(name, _)| *name != header::HOST && passes(name));
     fields
         .map(|(name, value)| (name.clone(), value.clone()))
         .collect()

@@ -94,7 +94,7 @@ async fn carry_out(
     entry.target(&asked.host, asked.port);
     entry.asks(method, Some(asked.path.path()));
     let (seen, ahead, room) = look(shared.core, policy, head, &asked, &mut body).await?;
-    let headers: Vec<_> = head.headers.iter().map(head::field).collect();
+    let headers = head::fields(&head.headers);
     let facts = Facts {
         scheme: shared.scope.scheme(),
         query: asked.path.query(),
@@ -172,7 +172,10 @@ async fn sender(
     asked: &Asked,
 ) -> Result<SendRequest<Bytes>, Failure> {
     let mut kept = shared.upstream.lock().await;
-    if let Some(client) = kept.clone().filter(|client| client.serves(permit)) {
+    if let Some(client) = kept
+        .clone()
+        .filter(|client| client.serves(permit, &asked.host, asked.port))
+    {
         let address = client.address;
         let patience = shared.core.context.limits.idle_timeout;
         let ready = tokio::time::timeout(patience, client.ready()).await;
