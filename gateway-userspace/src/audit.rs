@@ -162,6 +162,9 @@ pub struct Record {
     pub method: Option<String>,
     /// Path without the query.
     pub path: Option<String>,
+    /// What was called on an MCP server: method, and name of the tool, prompt or resource.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub call: Option<String>,
     /// Whether the gateway read what was said: false for what it relays unopened.
     pub inspected: bool,
     /// Address that was dialled.

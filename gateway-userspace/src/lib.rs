@@ -15,6 +15,7 @@ pub mod identity;
 pub mod kernel;
 pub mod launch;
 pub mod ledger;
+pub mod mcp;
 pub mod names;
 pub mod netns;
 pub mod open_files;

@@ -28,6 +28,7 @@ mod host_pattern;
 mod index;
 mod intersect;
 mod load;
+mod mcp;
 mod name_shape;
 mod path_pattern;
 mod pin;
@@ -46,6 +47,7 @@ pub use condition::{BadCondition, Condition};
 pub use facts::{Content, Facts, OwnedFacts, Scheme};
 pub use fault::{Fault, Severity};
 pub use host_pattern::{BadPattern, HostPattern};
+pub use mcp::{Called, Calls, Mcp, NamePattern, Server};
 pub use path_pattern::{BadPath, PathPattern};
 pub use places::Place;
 pub use query::{BadQuery, Query};
@@ -280,7 +282,8 @@ impl Policy {
         let node = self.node.as_ref();
         node.is_some_and(|node| node.policy.wants_body(host, port))
             || self.any_at(host, port, |rule| {
-                rule.when.as_ref().is_some_and(Condition::needs_body)
+                matches!(rule.traffic, Traffic::Mcp(_))
+                    || rule.when.as_ref().is_some_and(Condition::needs_body)
             })
     }
 
@@ -439,6 +442,12 @@ pub enum DenyReason {
     ApprovalRequired,
     /// A rule covers it, but not as the opening of a WebSocket.
     WebsocketNotAllowed,
+    /// There is an MCP server, and no `[[mcp]]` rule allows what is said to it.
+    McpOnly,
+    /// What is said to an MCP server has no one reading.
+    McpUnclear,
+    /// A rule names the MCP server, but not this call.
+    CallNotAllowed,
     /// A rule covers it, under a condition that does not hold.
     ConditionNotMet,
     /// A rule covers it, under a condition that could not be evaluated.
@@ -476,6 +485,9 @@ impl DenyReason {
             Self::DeniedByRule => "denied_by_rule",
             Self::ApprovalRequired => "approval_required",
             Self::WebsocketNotAllowed => "websocket_not_allowed",
+            Self::McpOnly => "mcp_only",
+            Self::McpUnclear => "mcp_unclear",
+            Self::CallNotAllowed => "call_not_allowed",
             Self::ConditionNotMet => "condition_not_met",
             Self::ConditionFailed => "condition_failed",
             Self::RateLimited => "rate_limited",
@@ -501,6 +513,9 @@ impl Word for DenyReason {
         (Self::DeniedByRule.label(), Self::DeniedByRule),
         (Self::ApprovalRequired.label(), Self::ApprovalRequired),
         (Self::WebsocketNotAllowed.label(), Self::WebsocketNotAllowed),
+        (Self::McpOnly.label(), Self::McpOnly),
+        (Self::McpUnclear.label(), Self::McpUnclear),
+        (Self::CallNotAllowed.label(), Self::CallNotAllowed),
         (Self::ConditionNotMet.label(), Self::ConditionNotMet),
         (Self::ConditionFailed.label(), Self::ConditionFailed),
         (Self::RateLimited.label(), Self::RateLimited),

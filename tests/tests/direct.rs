@@ -13,6 +13,7 @@ mod direct {
     mod http2_floods;
     mod inspect;
     mod limits;
+    mod mcp;
     mod origin;
     mod paths;
     mod raw;

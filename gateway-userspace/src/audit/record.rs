@@ -18,6 +18,8 @@ pub const HOST_MAX: usize = 255;
 pub const METHOD_MAX: usize = 32;
 /// Most bytes of a recorded path.
 pub const PATH_MAX: usize = 2048;
+/// Most bytes of a recorded call.
+pub(super) const CALL_MAX: usize = 512;
 /// Most bytes of a recorded hint.
 pub const HINT_MAX: usize = 1024;
 /// Most bytes of a recorded command name: the kernel's 15, should each be no UTF-8.
@@ -69,6 +71,7 @@ impl Record {
             port: None,
             method: None,
             path: None,
+            call: None,
             inspected: false,
             upstream: None,
             status: None,
@@ -167,6 +170,7 @@ impl Record {
             (&mut self.host, HOST_MAX),
             (&mut self.method, METHOD_MAX),
             (&mut self.path, PATH_MAX),
+            (&mut self.call, CALL_MAX),
             (&mut self.hint, HINT_MAX),
         ] {
             if let Some(text) = text {

@@ -104,6 +104,7 @@ struct Handed {
     port: Option<u16>,
     method: Option<String>,
     path: Option<String>,
+    call: Option<String>,
     #[serde(default)]
     inspected: bool,
     upstream: Option<SocketAddr>,
@@ -174,6 +175,7 @@ fn decode(
     record.port = handed.port;
     record.method = handed.method;
     record.path = handed.path;
+    record.call = handed.call;
     record.inspected = handed.inspected;
     record.upstream = handed.upstream;
     record.status = handed.status;

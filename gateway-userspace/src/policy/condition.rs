@@ -13,7 +13,10 @@ use cel::{
 };
 
 use super::{Content, Facts};
-use crate::names::Host;
+use crate::{
+    mcp::{Call, Object},
+    names::Host,
+};
 
 mod guard;
 mod json;
@@ -46,6 +49,8 @@ struct Reads {
     headers: bool,
     json: bool,
     body: bool,
+    mcp: bool,
+    args: bool,
 }
 
 /// Why a condition has no value.
@@ -74,6 +79,8 @@ pub(super) struct View<'a> {
     pub(super) method: &'a str,
     pub(super) path: &'a str,
     pub(super) facts: &'a Facts<'a>,
+    /// What is called on an MCP server.
+    pub(super) call: Option<&'a Call<'a>>,
     pub(super) shared: &'a Shared,
 }
 
@@ -81,6 +88,7 @@ pub(super) struct View<'a> {
 #[derive(Debug, Default)]
 pub(super) struct Shared {
     json: OnceCell<Result<Sized, Trouble>>,
+    args: OnceCell<Result<Sized, Trouble>>,
     headers: OnceCell<Sized>,
     spent: Cell<u64>,
 }
@@ -99,7 +107,15 @@ impl Condition {
     /// # Errors
     /// [`BadCondition`], and where in the text.
     pub fn parse(text: &str) -> Result<Self, (BadCondition, std::ops::Range<usize>)> {
-        guard::compile(text)
+        guard::compile(text, false)
+    }
+
+    /// Compiles an expression of an `[[mcp]]` rule, which sees `mcp` besides.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn parse_mcp(text: &str) -> Result<Self, (BadCondition, std::ops::Range<usize>)> {
+        guard::compile(text, true)
     }
 
     /// The expression.
@@ -120,6 +136,9 @@ impl Condition {
         let mut context = Context::with_env(Arc::clone(&ENV));
         context.add_variable_from_value("http", http);
         context.add_variable_from_value("agent", view.agent.to_owned());
+        if self.reads.mcp {
+            context.add_variable_from_value("mcp", self.mcp(view)?);
+        }
         let evaluate = || self.program.execute(&context);
         match catch_unwind(AssertUnwindSafe(evaluate)) {
             Ok(Ok(Value::Bool(holds))) => Ok(holds),
@@ -166,6 +185,44 @@ impl Condition {
                     }
                 }
             }
+        }
+        self.spend(view.shared, entries, text)?;
+        Ok(Value::Map(Map {
+            map: Arc::new(fields),
+        }))
+    }
+
+    /// The variable `mcp`.
+    fn mcp(&self, view: View<'_>) -> Result<Value, Trouble> {
+        let call = view.call.ok_or(Trouble::Absent)?;
+        let mut fields: HashMap<Key, Value> = HashMap::with_capacity(5);
+        let name = |wanted: bool| call.object.name().filter(|_| wanted).unwrap_or_default();
+        let tool = name(matches!(call.object, Object::Tool(..)));
+        let prompt = name(matches!(call.object, Object::Prompt(..)));
+        let resource = name(matches!(call.object, Object::Resource(_)));
+        let texts = [
+            ("method", call.method),
+            ("tool", tool),
+            ("prompt", prompt),
+            ("resource", resource),
+        ];
+        let mut text = 0;
+        for (field, value) in texts {
+            text = value.len().max(text);
+            fields.insert(field.into(), value.into());
+        }
+        let mut entries = 0;
+        if self.reads.args {
+            let arguments = view
+                .shared
+                .args
+                .get_or_init(|| match call.object.arguments() {
+                    Some(arguments) => json::convert_object(arguments),
+                    None => json::convert_object(&serde_json::Map::new()),
+                });
+            let arguments = arguments.as_ref().map_err(|trouble| *trouble)?;
+            (text, entries) = (text.max(arguments.text), arguments.entries);
+            fields.insert("args".into(), arguments.value.clone());
         }
         self.spend(view.shared, entries, text)?;
         Ok(Value::Map(Map {

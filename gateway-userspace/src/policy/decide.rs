@@ -9,8 +9,14 @@ use super::{
     hint,
     index::Slot,
     intersect::both,
-    rule::{Ask, Outcome, Rule, Target},
+    mcp::{self, Called, Spoken},
+    rule::{Ask, Outcome, Rule, Target, Traffic},
     settings::DnsMode,
+};
+
+use crate::{
+    mcp::{McpError, Message},
+    names::RuleId,
 };
 
 /// What the rules have to say to a request.
@@ -32,6 +38,14 @@ struct Standing {
 enum Refusal {
     Deny(Denial),
     Approve(Denial),
+}
+
+impl Refusal {
+    const fn rule(&self) -> Option<&RuleId> {
+        match self {
+            Self::Deny(denial) | Self::Approve(denial) => denial.rule.as_ref(),
+        }
+    }
 }
 
 impl Policy {
@@ -63,10 +77,94 @@ impl Policy {
 
     /// What enforcing would do.
     pub(super) fn enforce(&self, request: &Request<'_>) -> Decision {
-        match self.judge(request) {
+        let judged = match self.messages(request) {
+            None => self.judge(request, Spoken::NoServer),
+            // Nobody can be asked about what has no one reading.
+            Some(Err(why)) => {
+                let judged = self.judge(request, Spoken::Unclear(why));
+                judged.map_err(|refusal| Refusal::Deny(hint::unclear(why, refusal.rule())))
+            }
+            Some(Ok(messages)) => match &messages[..] {
+                [] => self.judge(request, Spoken::Nothing),
+                [one] => self.judge(request, Spoken::Message(one)),
+                batch => self.judge_all(request, batch),
+            },
+        };
+        match judged {
             Ok(grant) => Decision::Allow(grant),
             Err(Refusal::Approve(denial)) => Decision::Approve(denial),
             Err(Refusal::Deny(denial)) => Decision::Deny(denial),
+        }
+    }
+
+    /// What is said to the MCP server that the request may be for; none if no rule knows one there.
+    fn messages<'a>(&self, request: &Request<'a>) -> Option<Result<Vec<Message<'a>>, McpError>> {
+        if !self.knows_mcp(request) {
+            return None;
+        }
+        Some(match request {
+            Request::Http { method, facts, .. } => mcp::read(method, facts),
+            Request::Connect { .. }
+            | Request::Tls { .. }
+            | Request::Tcp { .. }
+            | Request::Dns { .. } => Ok(Vec::new()),
+        })
+    }
+
+    /// Whether a rule knows an MCP server where the request goes.
+    fn knows_mcp(&self, request: &Request<'_>) -> bool {
+        let mut knows = false;
+        if self.inner.index.has_mcp {
+            self.inner.index.visit(request, |slot| {
+                if let Some((rule, target)) = self.at(slot)
+                    && let Traffic::Mcp(mcp) = &rule.traffic
+                {
+                    knows |= match request {
+                        Request::Http {
+                            host, port, path, ..
+                        } => target.is_at(host, *port) && mcp.server.may_be_at(path),
+                        Request::Tls { host, port } => target.is_at(host, *port),
+                        Request::Tcp { destination, .. } => {
+                            target.ports.contains(&destination.port())
+                        }
+                        Request::Connect { .. } | Request::Dns { .. } => false,
+                    };
+                }
+            });
+        }
+        knows
+    }
+
+    /// What a request calls on an MCP server; none if it is not for one.
+    #[must_use]
+    pub fn called(&self, request: &Request<'_>) -> Option<Called> {
+        let Request::Http { facts, .. } = request else {
+            return None;
+        };
+        let node = self.node.as_ref();
+        let knows = self.knows_mcp(request) || node.is_some_and(|it| it.policy.knows_mcp(request));
+        knows.then(|| mcp::called(facts.content))
+    }
+
+    /// The strictest of what the messages of a batch get.
+    fn judge_all(&self, request: &Request<'_>, batch: &[Message<'_>]) -> Result<Grant, Refusal> {
+        let mut asks = None;
+        let mut granted = None;
+        for message in batch {
+            match self.judge(request, Spoken::Message(message)) {
+                // Each would have to count.
+                Ok(grant) if grant.limit.is_some() => {
+                    return Err(Refusal::Deny(hint::limited_batch(grant.rule.as_ref())));
+                }
+                Ok(grant) => granted = granted.or(Some(grant)),
+                Err(Refusal::Approve(denial)) => asks = asks.or(Some(denial)),
+                Err(Refusal::Deny(denial)) => return Err(Refusal::Deny(denial)),
+            }
+        }
+        match (asks, granted) {
+            (Some(denial), _) => Err(Refusal::Approve(denial)),
+            (None, Some(grant)) => Ok(grant),
+            (None, None) => Err(Refusal::Deny(hint::no_rule(request))),
         }
     }
 
@@ -74,7 +172,14 @@ impl Policy {
     #[must_use]
     pub fn explain(&self, request: &Request<'_>) -> Explanation {
         let shared = Shared::default();
-        let ask = Ask::new(request, self.agent.as_str(), &shared);
+        let messages = self.messages(request);
+        // Of a batch, the first.
+        let spoken = match &messages {
+            None => Spoken::NoServer,
+            Some(Err(why)) => Spoken::Unclear(*why),
+            Some(Ok(messages)) => messages.first().map_or(Spoken::Nothing, Spoken::Message),
+        };
+        let ask = Ask::new(request, spoken, self.agent.as_str(), &shared);
         let tried = self.rules().iter().map(|rule| {
             let (outcome, at) = rule.test_all(ask);
             let target = rule.targets.get(at);
@@ -104,7 +209,7 @@ impl Policy {
         }
     }
 
-    fn judge(&self, request: &Request<'_>) -> Result<Grant, Refusal> {
+    fn judge(&self, request: &Request<'_>, spoken: Spoken<'_>) -> Result<Grant, Refusal> {
         if let Request::Dns { name, record_type } = request {
             let dns = &self.inner.dns;
             if dns.mode == DnsMode::Off {
@@ -125,7 +230,7 @@ impl Policy {
             }
         }
         let shared = Shared::default();
-        let ask = Ask::new(request, self.agent.as_str(), &shared);
+        let ask = Ask::new(request, spoken, self.agent.as_str(), &shared);
         let mut standing = self.consult(ask);
         if let Some(slot) = standing.denied_name
             && !self.leads_anywhere(ask)
@@ -168,6 +273,9 @@ impl Policy {
             | Outcome::OtherMethod
             | Outcome::OtherPath
             | Outcome::OtherUpgrade
+            | Outcome::ForMcp
+            | Outcome::NotMcp
+            | Outcome::OtherCall
             | Outcome::ConditionNotMet
             | Outcome::ConditionFailed
             | Outcome::Hides

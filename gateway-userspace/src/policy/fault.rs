@@ -178,6 +178,15 @@ pub enum Fault {
     /// No `host:port`.
     #[error("`{0}` is not a host with a port")]
     HostPort(String),
+    /// No URL of an MCP server.
+    #[error("`{0}` is not the URL of an MCP server")]
+    McpServer(String),
+    /// An MCP server in TLS that is never opened.
+    #[error("an MCP server in TLS, which is never opened")]
+    HiddenServer,
+    /// No name of a call.
+    #[error("`{0}` is not the name of a tool, prompt, resource or method")]
+    CallName(String),
     /// No HTTP method.
     #[error("`{0}` is not an HTTP method")]
     Method(String),
@@ -287,8 +296,14 @@ pub enum Fault {
     #[error("more than {RULES_MAX} tests")]
     TooManyTests,
     /// A test that asks nothing, or several things.
-    #[error("none or several of `http`, `connect`, `tls`, `tcp`, `dns`")]
+    #[error("none or several of `http`, `mcp`, `connect`, `tls`, `tcp`, `dns`")]
     TestInput,
+    /// A test that calls nothing, or several things.
+    #[error("`mcp` says not one thing that is called")]
+    TestCall,
+    /// A test of a call on nobody knows which server.
+    #[error("`mcp` names no server, and the policy has not one alone")]
+    TestServer,
     /// A test that asks what is no request.
     #[error(transparent)]
     Query(BadQuery),
@@ -342,6 +357,9 @@ impl Fault {
             | Self::Condition(_)
             | Self::Host { .. }
             | Self::HostPort(_)
+            | Self::McpServer(_)
+            | Self::HiddenServer
+            | Self::CallName(_)
             | Self::Method(_)
             | Self::MethodConnect
             | Self::Path { .. }
@@ -364,6 +382,8 @@ impl Fault {
             | Self::NoProxyAlone
             | Self::TooManyTests
             | Self::TestInput
+            | Self::TestCall
+            | Self::TestServer
             | Self::Query(_)
             | Self::TestRule(_)
             | Self::TestReason => Severity::Error,
@@ -438,6 +458,13 @@ impl Fault {
             Self::HostPort(_) => {
                 "write \"db.example.com:5432\", \"192.0.2.7:5432\" or \"[2001:db8::7]:5432\""
             }
+            Self::McpServer(_) => {
+                "write it in full, as in \"https://mcp.example.com/mcp\", without user, fragment, dot segments, `//` and `;`"
+            }
+            Self::HiddenServer => "have TLS opened with `inspect = \"auto\"`",
+            Self::CallName(_) => {
+                "write 1 to 256 characters, with `*` for any text, as in \"search_*\""
+            }
             Self::Method(_) => "write methods in capitals, as in `methods = [\"GET\", \"HEAD\"]`",
             Self::MethodConnect => {
                 "leave it out: a rule that allows host and port allows CONNECT to it"
@@ -470,6 +497,8 @@ impl Fault {
             Self::Proxy(_) => "write host and port alone, as in \"http://proxy.example.com:3128\"",
             Self::NoProxyAlone => "delete it, or add `proxy`",
             Self::TooManyTests => "keep those that differ in what the policy says",
+            Self::TestCall => "write one of `tool`, `prompt`, `resource` and `method`",
+            Self::TestServer => "add `server = \"https://mcp.example.com/mcp\"`",
             Self::TestInput => "ask one thing: `input = { http = \"https://api.example.com/\" }`",
             Self::Query(_) => {
                 "write it as in `http = \"https://api.example.com/\"` or `connect = \"api.example.com:443\"`"

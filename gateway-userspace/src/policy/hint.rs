@@ -6,9 +6,13 @@ use std::fmt::{self, Display, Write as _};
 
 use super::{
     Action, Denial, DenyReason, Rate, Request,
+    mcp::{Mcp, Spoken},
     rule::{Ask, Outcome, Rule, Target, Traffic},
 };
-use crate::names::{HostName, RuleId};
+use crate::{
+    mcp::McpError,
+    names::{HostName, RuleId},
+};
 
 /// How many entries of a list are worth reading in a sentence.
 const SHOWN: usize = 8;
@@ -46,14 +50,27 @@ pub(super) fn finding(rule: &Rule, target: &Target, outcome: Outcome, ask: Ask<'
             Traffic::Web { methods, .. } => {
                 format!("{does} no method but {}", List(methods.iter()))
             }
-            Traffic::Tcp => String::new(),
+            Traffic::Mcp(_) | Traffic::Tcp => String::new(),
         },
         Outcome::OtherPath if !ask.plain_path => format!("limits paths, and {UNPLAIN}"),
         Outcome::OtherPath => match &rule.traffic {
             Traffic::Web { paths, .. } => format!("{does} no path but {}", List(paths.iter())),
+            Traffic::Mcp(mcp) => format!("{does} no path but {}", mcp.server.path),
             Traffic::Tcp => String::new(),
         },
         Outcome::OtherUpgrade => format!("{does} no WebSocket"),
+        Outcome::ForMcp => {
+            "covers it, but an `[[mcp]]` rule names it as a server: those rules say what passes"
+                .into()
+        }
+        Outcome::NotMcp => match ask.spoken {
+            Spoken::Unclear(why) => format!("{does} calls of MCP, and {why}"),
+            Spoken::NoServer | Spoken::Nothing | Spoken::Message(_) => String::new(),
+        },
+        Outcome::OtherCall => match &rule.traffic {
+            Traffic::Mcp(mcp) => format!("{does} no call but {}", Named(mcp)),
+            Traffic::Web { .. } | Traffic::Tcp => String::new(),
+        },
         Outcome::ConditionNotMet => format!("{does} it only where {}", Condition(rule)),
         Outcome::ConditionFailed => match rule.condition(ask) {
             Some(Err(trouble)) => format!("has a condition, {}: {trouble}", Condition(rule)),
@@ -65,16 +82,36 @@ pub(super) fn finding(rule: &Rule, target: &Target, outcome: Outcome, ask: Ask<'
             {
                 format!("{does} some paths, and {UNPLAIN}")
             }
-            (Traffic::Web { .. } | Traffic::Tcp, Request::Http { .. }) => match rule.condition(ask)
-            {
+            (_, Request::Http { .. }) => match rule.condition(ask) {
                 Some(Err(trouble)) => {
                     format!("{does} it, as its condition has no value: {trouble}")
                 }
                 Some(Ok(_)) | None => format!("{does} it"),
             },
-            (Traffic::Web { .. } | Traffic::Tcp, _) => format!("{does} it"),
+            (_, _) => format!("{does} it"),
         },
         Outcome::Allows => "allows it".into(),
+    }
+}
+
+/// The calls that a rule names.
+struct Named<'a>(&'a Mcp);
+
+impl Display for Named<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let calls = &self.0.calls;
+        let lists = [
+            ("methods", &calls.methods),
+            ("tools", &calls.tools),
+            ("prompts", &calls.prompts),
+            ("resources", &calls.resources),
+        ];
+        let lists = lists.into_iter().filter(|(_, list)| !list.is_empty());
+        for (index, (what, list)) in lists.enumerate() {
+            let and = if index == 0 { "" } else { ", " };
+            write!(f, "{and}{what} {}", List(list.iter()))?;
+        }
+        Ok(())
     }
 }
 
@@ -138,6 +175,18 @@ pub(super) fn refusal(rule: &Rule, target: &Target, outcome: Outcome, ask: Ask<'
             DenyReason::WebsocketNotAllowed,
             "ask for a rule with `websocket = true`".into(),
         ),
+        Outcome::ForMcp => (
+            DenyReason::McpOnly,
+            "ask for this call to be added to one of them".into(),
+        ),
+        Outcome::NotMcp => (
+            DenyReason::McpUnclear,
+            "send one message of JSON-RPC 2.0 that says everything once".into(),
+        ),
+        Outcome::OtherCall => (
+            DenyReason::CallNotAllowed,
+            "ask for this call to be added".into(),
+        ),
         Outcome::ConditionNotMet => (
             DenyReason::ConditionNotMet,
             "keep to it, or ask for it to be changed".into(),
@@ -199,6 +248,25 @@ impl Denial {
             reason: DenyReason::RateLimited,
             hint: format!("{who} {rate} requests; wait, then try again"),
         }
+    }
+}
+
+/// The refusal of what an MCP server could read in several ways.
+pub(super) fn unclear(why: McpError, rule: Option<&RuleId>) -> Denial {
+    Denial {
+        rule: rule.cloned(),
+        reason: DenyReason::McpUnclear,
+        hint: format!("{why}; send one message of JSON-RPC 2.0 that says everything once"),
+    }
+}
+
+/// The refusal of a batch with calls that are counted.
+pub(super) fn limited_batch(rule: Option<&RuleId>) -> Denial {
+    Denial {
+        rule: rule.cloned(),
+        reason: DenyReason::McpUnclear,
+        hint: "calls of a rule with a `limit` count one by one; send them so, without a batch"
+            .into(),
     }
 }
 

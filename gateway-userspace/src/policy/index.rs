@@ -33,6 +33,8 @@ pub(super) struct Index {
     descendants: HashMap<Box<str>, Vec<Slot>>,
     /// Ports of rules over HTTP and TLS.
     web: HashSet<u16>,
+    /// Whether some rule knows an MCP server.
+    pub(super) has_mcp: bool,
     /// Ports of raw TCP rules: the names that go with them exactly.
     tcp: HashMap<u16, Vec<HostName>>,
     /// Ports of raw TCP rules that have a wildcard.
@@ -71,6 +73,10 @@ impl Index {
     fn add_ports(&mut self, traffic: &Traffic, hosts: &HostPattern, ports: &[u16]) {
         match traffic {
             Traffic::Web { .. } => self.web.extend(ports),
+            Traffic::Mcp(_) => {
+                self.web.extend(ports);
+                self.has_mcp = true;
+            }
             Traffic::Tcp => match hosts {
                 HostPattern::Exact(Host::Name(name)) => {
                     for port in ports {

@@ -20,6 +20,7 @@ use crate::names::{AgentId, PolicyDigest};
 mod bind;
 mod egress;
 mod json_schema;
+mod mcp;
 mod process;
 mod reader;
 mod schema;
@@ -144,7 +145,8 @@ fn compile(
     let proxy = upstream::proxy(&mut section, problems);
     let statics = sections::resolve(section, problems);
     let egress = root.sections("egress", &schema::EGRESS, problems);
-    let drafts = egress::rules(egress, inspect, problems);
+    let mcp = root.sections("mcp", &schema::MCP, problems);
+    let drafts = egress::rules(egress, mcp, inspect, problems);
     let known: Vec<_> = drafts.iter().map(|draft| &draft.rule).collect();
     let tests = root.sections("test", &schema::TEST, problems);
     let tests = test::tests(tests, &known, problems);

@@ -117,7 +117,7 @@ impl PathPattern {
 }
 
 /// The bytes that a text with percent-encoding stands for.
-fn decoded(text: &str) -> impl Iterator<Item = u8> {
+pub(super) fn decoded(text: &str) -> impl Iterator<Item = u8> {
     let mut rest = text.as_bytes();
     std::iter::from_fn(move || {
         let (byte, after) = match rest {

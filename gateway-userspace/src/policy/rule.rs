@@ -9,11 +9,12 @@ use super::{
     Action, Condition, Facts, Inspect, Mode, Rate, Request,
     condition::{Shared, Trouble, View},
     host_pattern::HostPattern,
+    mcp::{Cover, Mcp, Spoken},
     path_pattern::{self, PathPattern},
 };
-use crate::names::RuleId;
+use crate::{mcp::Message, names::RuleId};
 
-/// One `[[egress]]`.
+/// One `[[egress]]` or `[[mcp]]`.
 #[derive(Debug)]
 pub struct Rule {
     /// Its name.
@@ -45,6 +46,13 @@ pub struct Target {
     pub ports: Arc<[u16]>,
 }
 
+impl Target {
+    /// Whether it is about this host and port.
+    pub(super) fn is_at(&self, host: &crate::names::Host, port: u16) -> bool {
+        self.hosts.covers(host) && self.ports.contains(&port)
+    }
+}
+
 /// What may be said.
 #[derive(Debug)]
 pub enum Traffic {
@@ -57,6 +65,8 @@ pub enum Traffic {
         /// Whether opening a WebSocket is covered.
         websocket: bool,
     },
+    /// What is said to an MCP server.
+    Mcp(Mcp),
     /// Any bytes, HTTP and TLS among them.
     Tcp,
 }
@@ -70,6 +80,7 @@ impl Traffic {
                 paths,
                 websocket,
             } => !(methods.is_empty() && paths.is_empty() && *websocket),
+            Self::Mcp(_) => true,
             Self::Tcp => false,
         }
     }
@@ -96,6 +107,12 @@ pub enum Outcome {
     OtherPath,
     /// Method and path fit, but it opens a WebSocket.
     OtherUpgrade,
+    /// All fits, but there is an MCP server, of which other rules say what passes.
+    ForMcp,
+    /// The MCP server fits; what is said to it has no one reading.
+    NotMcp,
+    /// The MCP server fits, what is called does not.
+    OtherCall,
     /// All fits but the condition, which does not hold.
     ConditionNotMet,
     /// All fits but the condition, which could not be evaluated.
@@ -117,12 +134,19 @@ pub(super) struct Ask<'a> {
     pub(super) request: &'a Request<'a>,
     /// Whether path patterns can apply at all.
     pub(super) plain_path: bool,
+    /// What it says to an MCP server.
+    pub(super) spoken: Spoken<'a>,
     agent: &'a str,
     shared: &'a Shared,
 }
 
 impl<'a> Ask<'a> {
-    pub(super) fn new(request: &'a Request<'a>, agent: &'a str, shared: &'a Shared) -> Self {
+    pub(super) fn new(
+        request: &'a Request<'a>,
+        spoken: Spoken<'a>,
+        agent: &'a str,
+        shared: &'a Shared,
+    ) -> Self {
         let plain_path = match request {
             Request::Http { path, .. } => path_pattern::is_plain(path),
             Request::Connect { .. }
@@ -133,6 +157,7 @@ impl<'a> Ask<'a> {
         Self {
             request,
             plain_path,
+            spoken,
             agent,
             shared,
         }
@@ -157,6 +182,13 @@ impl<'a> Ask<'a> {
             method,
             path,
             facts,
+            call: match self.spoken {
+                Spoken::Message(Message::Call(call)) => Some(call),
+                Spoken::Message(Message::Answer)
+                | Spoken::NoServer
+                | Spoken::Nothing
+                | Spoken::Unclear(_) => None,
+            },
             shared: self.shared,
         })
     }
@@ -187,6 +219,14 @@ impl Rule {
         if target.ports.binary_search(&port).is_err() {
             return Outcome::OtherPort;
         }
+        // What goes through unread may be calls.
+        if self.action == Action::Allow
+            && ask.spoken != Spoken::NoServer
+            && !matches!(self.traffic, Traffic::Mcp(_))
+            && matches!(ask.request, Request::Tls { .. } | Request::Tcp { .. })
+        {
+            return Outcome::ForMcp;
+        }
         let limited = self.needs_inspection();
         match ask.request {
             // What comes through the tunnel is decided again.
@@ -199,10 +239,14 @@ impl Rule {
                 Action::Approve | Action::Deny => Outcome::Hides,
             },
             Request::Tcp { .. } => match (&self.traffic, self.action) {
-                (Traffic::Web { .. }, Action::Allow) => Outcome::OtherTraffic,
+                (Traffic::Web { .. } | Traffic::Mcp(_), Action::Allow) => Outcome::OtherTraffic,
                 // It could be HTTP to whoever reads it.
-                (Traffic::Web { .. }, Action::Approve | Action::Deny) if limited => Outcome::Hides,
-                (Traffic::Web { .. } | Traffic::Tcp, _) => self.covers(),
+                (Traffic::Web { .. } | Traffic::Mcp(_), Action::Approve | Action::Deny)
+                    if limited =>
+                {
+                    Outcome::Hides
+                }
+                (Traffic::Web { .. } | Traffic::Mcp(_) | Traffic::Tcp, _) => self.covers(),
             },
             Request::Http {
                 method,
@@ -224,13 +268,18 @@ impl Rule {
     }
 
     fn test_http(&self, method: &str, path: &str, facts: &Facts<'_>, ask: Ask<'_>) -> Outcome {
-        let Traffic::Web {
-            methods,
-            paths,
-            websocket,
-        } = &self.traffic
-        else {
-            return self.covers();
+        let (methods, paths, websocket) = match &self.traffic {
+            Traffic::Web {
+                methods,
+                paths,
+                websocket,
+            } => (methods, paths, websocket),
+            Traffic::Mcp(mcp) => return self.test_mcp(mcp, path, facts, ask),
+            // Raw bytes to an MCP server are not less than the calls in them.
+            Traffic::Tcp if self.action == Action::Allow && ask.spoken != Spoken::NoServer => {
+                return Outcome::ForMcp;
+            }
+            Traffic::Tcp => return self.covers(),
         };
         // What a server could take for something that the rule covers, it covers if it refuses.
         let (method_fits, path_fits) = match self.action {
@@ -248,9 +297,40 @@ impl Rule {
             paths.is_empty() || path_fits,
         ) {
             (true, true) if facts.websocket && !websocket => Outcome::OtherUpgrade,
+            (true, true) if self.action == Action::Allow && ask.spoken != Spoken::NoServer => {
+                Outcome::ForMcp
+            }
             (true, true) => self.test_condition(ask),
             (true, false) => Outcome::OtherPath,
             (false, true | false) => Outcome::OtherMethod,
+        }
+    }
+
+    fn test_mcp(&self, mcp: &Mcp, path: &str, facts: &Facts<'_>, ask: Ask<'_>) -> Outcome {
+        let fits = match self.action {
+            Action::Allow => mcp.server.is_at(facts.scheme, path, facts.query),
+            Action::Approve | Action::Deny => mcp.server.may_be_at(path),
+        };
+        if !fits {
+            return Outcome::OtherPath;
+        }
+        let cover = match ask.spoken {
+            Spoken::NoServer => return Outcome::OtherPath,
+            Spoken::Unclear(_) => match self.action {
+                Action::Allow => return Outcome::NotMcp,
+                Action::Approve | Action::Deny => return self.covers(),
+            },
+            Spoken::Nothing | Spoken::Message(Message::Answer) => {
+                mcp.calls.cover_session(self.action, self.when.is_some())
+            }
+            Spoken::Message(Message::Call(call)) => {
+                mcp.calls.cover(call, self.action, self.when.is_some())
+            }
+        };
+        match cover {
+            Cover::No => Outcome::OtherCall,
+            Cover::Base => self.covers(),
+            Cover::Named => self.test_condition(ask),
         }
     }
 

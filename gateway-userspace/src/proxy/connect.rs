@@ -12,7 +12,7 @@ use super::{
     failure::Failure,
     hello::{Hello, hello},
     http2, inspect,
-    reply::{self, Shape},
+    reply::{self, Reply, Shape},
     session::{Scope, Session},
     sniff::{Opening, sniff},
     standing::{Carries, Standing},
@@ -89,7 +89,11 @@ async fn refuse(mut agent: Wire, failure: &Failure, event: Uuid) {
         to_head: false,
     };
     if agent
-        .send(&reply::render(failure, event, shape))
+        .send(&reply::render(
+            failure,
+            &Reply::new(failure, event, None),
+            shape,
+        ))
         .await
         .is_ok()
     {

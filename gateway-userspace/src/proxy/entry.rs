@@ -91,6 +91,11 @@ impl Entry {
         });
     }
 
+    /// What is called on an MCP server.
+    pub(crate) fn calls(&mut self, what: Option<String>) {
+        self.edit(|record| record.call = what);
+    }
+
     /// The gateway reads it.
     pub(crate) fn inspected(&mut self) {
         self.edit(|record| record.inspected = true);

@@ -3,10 +3,19 @@
 use std::fmt::Write as _;
 
 use serde::Serialize;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::failure::Failure;
-use crate::names::RuleId;
+use crate::{
+    audit::Blame,
+    names::RuleId,
+    policy::{Called, DenyReason},
+};
+
+/// Codes of errors in JSON-RPC.
+const INVALID_REQUEST: i64 = -32600;
+const REFUSED: i64 = -32000;
 
 /// What the agent gets to read.
 #[derive(Serialize)]
@@ -42,13 +51,59 @@ pub(crate) fn body(failure: &Failure, event: Uuid) -> String {
     body
 }
 
+/// An answer of the gateway's own: HTTP status and body.
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) body: String,
+}
+
+impl Reply {
+    /// What the agent gets to read of a request that failed. Calls on an MCP server that policy
+    /// refuses get errors of JSON-RPC, which clients hand on to who called.
+    pub(crate) fn new(failure: &Failure, event: Uuid, called: Option<&Called>) -> Self {
+        let (report, body) = (failure.report(), body(failure, event));
+        let ids = called
+            .map(|called| called.ids.as_slice())
+            .unwrap_or_default();
+        if ids.is_empty() || report.blame != Blame::Policy {
+            return Self {
+                status: report.status,
+                body,
+            };
+        }
+        let unclear = failure
+            .denial()
+            .is_some_and(|denial| denial.reason == DenyReason::McpUnclear);
+        let (status, code) = match report.status {
+            403 if unclear => (400, INVALID_REQUEST),
+            403 => (200, REFUSED),
+            other => (other, REFUSED),
+        };
+        let data: Value = serde_json::from_str(&body).unwrap_or_default();
+        let error = |id: &Value| {
+            json!({
+                "jsonrpc": "2.0",
+                "id": id,
+                "error": { "code": code, "message": failure.to_string(), "data": data },
+            })
+        };
+        let body = match ids {
+            [id] => error(id),
+            ids => ids.iter().map(error).collect(),
+        };
+        Self {
+            status,
+            body: format!("{body}\n"),
+        }
+    }
+}
+
 /// The answer to a request that failed.
-pub(crate) fn render(failure: &Failure, event: Uuid, shape: Shape) -> Vec<u8> {
-    let (report, body) = (failure.report(), body(failure, event));
+pub(crate) fn render(failure: &Failure, reply: &Reply, shape: Shape) -> Vec<u8> {
+    let Reply { status, body } = reply;
     let mut answer = format!(
-        "HTTP/1.1 {} {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n",
-        report.status,
-        phrase(report.status),
+        "HTTP/1.1 {status} {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n",
+        phrase(*status),
         body.len()
     );
     if let Some(seconds) = failure.retry_after() {
@@ -59,7 +114,7 @@ pub(crate) fn render(failure: &Failure, event: Uuid, shape: Shape) -> Vec<u8> {
     }
     let _infallible = write!(answer, "Cache-Control: no-store\r\n\r\n");
     if !shape.to_head {
-        answer.push_str(&body);
+        answer.push_str(body);
     }
     answer.into_bytes()
 }
@@ -67,6 +122,7 @@ pub(crate) fn render(failure: &Failure, event: Uuid, shape: Shape) -> Vec<u8> {
 /// The usual words for a status.
 fn phrase(status: u16) -> &'static str {
     match status {
+        200 => "OK",
         400 => "Bad Request",
         403 => "Forbidden",
         408 => "Request Timeout",

@@ -19,7 +19,7 @@ use super::{
         target::{Authority, PathAndQuery, Target, TargetError},
     },
     look::Seen,
-    reply::{self, Shape},
+    reply::{self, Reply, Shape},
     standing,
     upstream::Upstream,
     websocket,
@@ -30,7 +30,7 @@ use crate::{
     audit::{Blame, Kind},
     identity::Peer,
     names::Host,
-    policy::{Facts, Permit, Policy, Request, Scheme},
+    policy::{Called, Facts, Permit, Policy, Request, Scheme},
     tls::Protocol,
 };
 
@@ -59,6 +59,8 @@ pub(crate) struct Session<'a> {
     scope: Scope,
     agent: Wire,
     upstream: Option<Upstream>,
+    /// What the request under way calls on an MCP server.
+    called: Option<Called>,
     deadline: Instant,
 }
 
@@ -152,6 +154,7 @@ impl<'a> Session<'a> {
             scope,
             agent,
             upstream: None,
+            called: None,
             deadline,
         }
     }
@@ -235,6 +238,7 @@ impl<'a> Session<'a> {
             }
         };
         let deadline = self.deadline;
+        self.called = None;
         let carried = self.carry_out(&policy, &mut entry, head, last);
         match in_time(deadline, carried).await {
             Ok(turn) => {
@@ -263,14 +267,15 @@ impl<'a> Session<'a> {
                 ..
             }) => {
                 let (event, report) = (entry.event(), failure.report());
-                entry.status(report.status);
+                let reply = Reply::new(&failure, event, self.called.as_ref());
+                entry.status(reply.status);
                 entry.failed(&failure);
                 let shape = Shape {
                     // What follows a request that is wrong in itself is not to be trusted.
                     keep_alive: shape.keep_alive && report.blame != Blame::Agent,
                     ..shape
                 };
-                answer(&mut self.agent, &failure, event, shape).await
+                send(&mut self.agent, &failure, &reply, shape).await
             }
         }
     }
@@ -308,6 +313,10 @@ impl<'a> Session<'a> {
             path: path.path(),
             facts: &facts,
         };
+        self.called = policy.called(&request);
+        if let Some(called) = &self.called {
+            entry.calls(called.what.clone());
+        }
         let permit = authorize(self.core, policy, entry, &request, &host, port).await?;
         let mut kept = self.upstream.take();
         kept.take_if(|kept| !kept.serves(&permit, &host, port));
@@ -488,7 +497,11 @@ async fn record_and_answer(
 
 /// Sends the gateway's own answer.
 pub(crate) async fn answer(agent: &mut Wire, failure: &Failure, event: Uuid, shape: Shape) -> Turn {
-    let answer: Bytes = reply::render(failure, event, shape).into();
+    send(agent, failure, &Reply::new(failure, event, None), shape).await
+}
+
+async fn send(agent: &mut Wire, failure: &Failure, reply: &Reply, shape: Shape) -> Turn {
+    let answer: Bytes = reply::render(failure, reply, shape).into();
     match agent.send(&answer).await {
         Ok(()) if shape.keep_alive => Turn::Next,
         Ok(()) | Err(_) => Turn::Close,

@@ -11,6 +11,8 @@ use super::{Condition, Reads};
 
 /// Bytes of the longest expression.
 const TEXT_MAX: usize = 2048;
+/// Expressions within each other: to go through them takes stack.
+const DEPTH_MAX: usize = 128;
 /// Octets of the largest compiled regular expression: each evaluation compiles it.
 const PATTERN_MAX: usize = 64 << 10;
 /// How many nodes a regular expression counts for.
@@ -29,8 +31,10 @@ const FIELDS: [&str; 10] = [
     "body_size",
     "json",
 ];
+/// Fields of `mcp`.
+const MCP_FIELDS: [&str; 5] = ["method", "tool", "prompt", "resource", "args"];
 /// Variables.
-const VARIABLES: [&str; 2] = ["http", "agent"];
+const VARIABLES: [&str; 3] = ["http", "agent", "mcp"];
 /// Functions that are written as such.
 const FUNCTIONS: [&str; 9] = [
     "size",
@@ -62,18 +66,24 @@ pub enum BadCondition {
     /// A name that nothing has.
     #[error("there is no variable `{0}`")]
     Variable(String),
-    /// `http` itself.
-    #[error("`http` is not a value; its fields are")]
-    Whole,
-    /// A field that `http` does not have.
-    #[error("there is no `http.{0}`")]
-    Field(String),
+    /// `mcp` where nothing is called.
+    #[error("`mcp` in a rule that is not an [[mcp]] rule")]
+    NotMcp,
+    /// `http` or `mcp` itself.
+    #[error("`{0}` is not a value; its fields are")]
+    Whole(&'static str),
+    /// A field that `http` or `mcp` does not have.
+    #[error("there is no `{0}.{1}`")]
+    Field(&'static str, String),
     /// A function that there is not.
     #[error("there is no function `{0}`")]
     Function(String),
     /// A variable of a macro with the name of another.
     #[error("`{0}` hides the variable of that name")]
     Hides(String),
+    /// Nested too deep.
+    #[error("expressions within each other more than {DEPTH_MAX} deep")]
+    Depth,
     /// A macro inside a macro.
     #[error("a list is gone through inside another")]
     Nested,
@@ -92,12 +102,18 @@ impl BadCondition {
     /// What to write instead.
     pub(in crate::policy) fn mend(&self) -> String {
         match self {
-            Self::Length => "make several rules of it".into(),
+            Self::Length | Self::Depth => "make several rules of it".into(),
             Self::Syntax(_) => {
                 "write an expression such as `http.path.startsWith(\"/v1/\")`".into()
             }
             Self::Variable(_) => format!("there are: {}", VARIABLES.join(", ")),
-            Self::Whole | Self::Field(_) => format!("there are: http.{}", FIELDS.join(", http.")),
+            Self::NotMcp => "look at `http`, or make an [[mcp]] rule of it".into(),
+            Self::Whole("mcp") | Self::Field("mcp", _) => {
+                format!("there are: mcp.{}", MCP_FIELDS.join(", mcp."))
+            }
+            Self::Whole(_) | Self::Field(..) => {
+                format!("there are: http.{}", FIELDS.join(", http."))
+            }
             Self::Function(_) => format!(
                 "there are: {}, has, all, exists, exists_one, filter, map",
                 FUNCTIONS.join(", ")
@@ -119,7 +135,7 @@ pub(super) fn env() -> Env {
 type Flaw = (BadCondition, Range<usize>);
 
 /// Compiles an expression that keeps to the rules.
-pub(super) fn compile(text: &str) -> Result<Condition, Flaw> {
+pub(super) fn compile(text: &str, of_mcp: bool) -> Result<Condition, Flaw> {
     if text.len() > TEXT_MAX {
         return Err((BadCondition::Length, 0..text.len()));
     }
@@ -132,8 +148,10 @@ pub(super) fn compile(text: &str) -> Result<Condition, Flaw> {
     let mut walk = Walk {
         program: &program,
         text,
+        of_mcp,
         bound: Vec::new(),
         inside: false,
+        depth: 0,
         reads: Reads::default(),
         nodes: 0,
         loops: false,
@@ -164,9 +182,12 @@ fn at_place(text: &str, line: isize, column: isize) -> Range<usize> {
 struct Walk<'p> {
     program: &'p Program,
     text: &'p str,
+    /// Whether it is of an `[[mcp]]` rule.
+    of_mcp: bool,
     /// Variables of macros.
     bound: Vec<&'p str>,
     inside: bool,
+    depth: usize,
     reads: Reads,
     nodes: u64,
     loops: bool,
@@ -186,21 +207,42 @@ impl<'p> Walk<'p> {
     }
 
     fn expression(&mut self, node: &'p IdedExpr) -> Result<(), Flaw> {
+        if self.depth == DEPTH_MAX {
+            return Err((BadCondition::Depth, self.span(node)));
+        }
+        self.depth += 1;
+        let found = self.node(node);
+        self.depth -= 1;
+        found
+    }
+
+    fn node(&mut self, node: &'p IdedExpr) -> Result<(), Flaw> {
         self.nodes += 1;
         let flaw = |walk: &Self, bad| Err((bad, walk.span(node)));
         match &node.expr {
             Expr::Literal(_) => Ok(()),
             Expr::Ident(name) if self.bound.contains(&name.as_str()) => Ok(()),
-            Expr::Ident(name) if name == "http" => flaw(self, BadCondition::Whole),
+            Expr::Ident(name) if name == "mcp" && !self.of_mcp => flaw(self, BadCondition::NotMcp),
+            Expr::Ident(name) if name == "http" => flaw(self, BadCondition::Whole("http")),
+            Expr::Ident(name) if name == "mcp" => flaw(self, BadCondition::Whole("mcp")),
             Expr::Ident(name) if VARIABLES.contains(&name.as_str()) => Ok(()),
             Expr::Ident(name) => flaw(self, BadCondition::Variable(name.clone())),
             Expr::Select(select) => {
-                let is_http = matches!(&select.operand.expr, Expr::Ident(name) if name == "http");
-                if !is_http {
+                let of =
+                    |wanted| matches!(&select.operand.expr, Expr::Ident(name) if name == wanted);
+                if of("mcp") && self.of_mcp {
+                    if !MCP_FIELDS.contains(&select.field.as_str()) {
+                        return flaw(self, BadCondition::Field("mcp", select.field.clone()));
+                    }
+                    self.reads.mcp = true;
+                    self.reads.args |= select.field == "args";
+                    return Ok(());
+                }
+                if !of("http") {
                     return self.expression(&select.operand);
                 }
                 if !FIELDS.contains(&select.field.as_str()) {
-                    return flaw(self, BadCondition::Field(select.field.clone()));
+                    return flaw(self, BadCondition::Field("http", select.field.clone()));
                 }
                 self.reads.headers |= select.field == "headers";
                 self.reads.json |= select.field == "json";

@@ -19,6 +19,30 @@ pub(super) fn convert(json: &Json) -> Result<Sized, Trouble> {
     })
 }
 
+/// Converts an object.
+pub(super) fn convert_object(object: &serde_json::Map<String, Json>) -> Result<Sized, Trouble> {
+    let mut longest = (0, 0);
+    let value = fields(object, &mut longest)?;
+    let (entries, text) = longest;
+    Ok(Sized {
+        value,
+        entries,
+        text,
+    })
+}
+
+fn fields(
+    object: &serde_json::Map<String, Json>,
+    longest: &mut (usize, usize),
+) -> Result<Value, Trouble> {
+    longest.0 = fits(object.len())?.max(longest.0);
+    let fields = object.iter().map(|(name, it)| {
+        longest.1 = name.len().max(longest.1);
+        Ok((Key::from(name.as_str()), value(it, longest)?))
+    });
+    Ok(fields.collect::<Result<HashMap<_, _>, _>>()?.into())
+}
+
 fn value(json: &Json, longest: &mut (usize, usize)) -> Result<Value, Trouble> {
     let (entries, text) = longest;
     match json {
@@ -38,14 +62,7 @@ fn value(json: &Json, longest: &mut (usize, usize)) -> Result<Value, Trouble> {
             let list = list.iter().map(|it| value(it, longest));
             Ok(Value::List(list.collect::<Result<Vec<_>, _>>()?.into()))
         }
-        Json::Object(object) => {
-            *entries = fits(object.len())?.max(*entries);
-            let fields = object.iter().map(|(name, it)| {
-                longest.1 = name.len().max(longest.1);
-                Ok((Key::from(name.as_str()), value(it, longest)?))
-            });
-            Ok(fields.collect::<Result<HashMap<_, _>, _>>()?.into())
-        }
+        Json::Object(object) => fields(object, longest),
     }
 }
 

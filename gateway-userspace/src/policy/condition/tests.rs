@@ -11,6 +11,7 @@ fn holds_with(text: &str, facts: &Facts<'_>) -> Result<bool, Trouble> {
         method: "GET",
         path: "/v1/x",
         facts,
+        call: None,
         shared: &Shared::default(),
     })
 }
@@ -127,9 +128,10 @@ fn what_must_not_be_said_is_refused_with_its_place() {
         Bad::Variable("user".into()),
         "user",
     );
-    at("http == 1", Bad::Whole, "http");
-    at("http['method'] == 'GET'", Bad::Whole, "http");
-    at("http.verb == 'GET'", Bad::Field("verb".into()), "");
+    at("mcp.tool == 'x'", Bad::NotMcp, "mcp");
+    at("http == 1", Bad::Whole("http"), "http");
+    at("http['method'] == 'GET'", Bad::Whole("http"), "http");
+    at("http.verb == 'GET'", Bad::Field("http", "verb".into()), "");
     at("now() == 1", Bad::Function("now".into()), "");
     at("type(agent) == string", Bad::Function("type".into()), "");
     at(
@@ -158,6 +160,10 @@ fn an_expression_has_bounds() {
     assert!(Condition::parse(&long(2048)).is_ok());
     let (bad, _) = Condition::parse(&long(2049)).unwrap_err();
     assert_eq!(bad, BadCondition::Length);
+    let chain = |links: usize| format!("agent{} == 1", ".a".repeat(links));
+    assert!(Condition::parse(&chain(126)).is_ok());
+    let (bad, _) = Condition::parse(&chain(127)).unwrap_err();
+    assert_eq!(bad, BadCondition::Depth);
     // As deep as text can make it: refused or taken, and no stack runs out.
     for deep in [
         "(".repeat(1000) + "true" + &")".repeat(1000),
@@ -229,9 +235,54 @@ fn many_conditions_together_have_a_bound() {
         method: "GET",
         path: "/",
         facts: &facts,
+        call: None,
         shared: &shared,
     };
     let found: Vec<_> = (0..1000).map(|_| condition.holds(view)).collect();
     assert_eq!(found.first(), Some(&Ok(true)));
     assert_eq!(found.last(), Some(&Err(Trouble::Large)));
+}
+
+#[test]
+fn calls_are_seen_by_rules_on_calls() {
+    let args = serde_json::json!({"amount": 5, "tags": ["a"]});
+    let call = Call {
+        method: "tools/call",
+        object: Object::Tool("refund", args.as_object()),
+        id: None,
+    };
+    let facts = Facts::default();
+    let said = |text: &str, call: Option<&Call<'_>>| {
+        Condition::parse_mcp(text).unwrap().holds(View {
+            agent: "a",
+            host: &Host::parse("api.example.com").unwrap(),
+            port: 443,
+            method: "POST",
+            path: "/mcp",
+            facts: &facts,
+            call,
+            shared: &Shared::default(),
+        })
+    };
+    for (text, expected) in [
+        ("mcp.tool == 'refund' && mcp.args.amount <= 5", Ok(true)),
+        ("mcp.args.tags.exists(tag, tag == 'b')", Ok(false)),
+        ("mcp.prompt == '' && mcp.resource == ''", Ok(true)),
+        ("has(mcp.args.other)", Ok(false)),
+        ("mcp.args.other > 1", Err(Trouble::Absent)),
+        ("mcp.args.amount == 'x' && http.method == 'POST'", Ok(false)),
+        ("mcp.args.amount > 'x'", Err(Trouble::Types)),
+    ] {
+        assert_eq!(said(text, Some(&call)), expected, "{text}");
+    }
+    assert_eq!(said("mcp.tool == ''", None), Err(Trouble::Absent));
+    for (text, bad) in [
+        ("mcp == 1", BadCondition::Whole("mcp")),
+        (
+            "mcp.secret == 1",
+            BadCondition::Field("mcp", "secret".into()),
+        ),
+    ] {
+        assert_eq!(Condition::parse_mcp(text).unwrap_err().0, bad, "{text}");
+    }
 }

@@ -1,18 +1,19 @@
-//! `[[egress]]`: from a table to a [`Rule`].
+//! `[[egress]]` and what `[[mcp]]` shares with it: from a table to a [`Rule`].
 
 use std::{collections::HashMap, net::IpAddr, ops::Range, sync::Arc};
 
 use toml::Spanned;
 
 use super::{
+    mcp,
     reader::Section,
     sections::{duplicate, ports},
 };
 use crate::{
     names::RuleId,
     policy::{
-        Action, BadPattern, Condition, Fault, HostPattern, Inspect, PathPattern, Rate, Rule,
-        Target, Traffic,
+        Action, BadCondition, BadPattern, Condition, Fault, HostPattern, Inspect, PathPattern,
+        Rate, Rule, Target, Traffic,
         address::{AddressClass, classify},
         fault::RULES_MAX,
         report::Problems,
@@ -32,18 +33,24 @@ pub(super) struct Draft {
     pub(super) place: Range<usize>,
 }
 
+/// The rules of both kinds, in the order of the file within each.
 pub(super) fn rules(
-    sections: Vec<Section<'_>>,
+    egress: Vec<Section<'_>>,
+    mcp: Vec<Section<'_>>,
     root: Inspect,
     problems: &mut Problems,
 ) -> Vec<Draft> {
-    if let Some(first) = sections.get(RULES_MAX) {
+    let egress = egress.into_iter().map(|section| (section, false));
+    let sections: Vec<_> = egress
+        .chain(mcp.into_iter().map(|section| (section, true)))
+        .collect();
+    if let Some((first, _)) = sections.get(RULES_MAX) {
         problems.add(Fault::TooManyRules, first.span());
         return Vec::new();
     }
     let mut seen: HashMap<RuleId, Range<usize>> = HashMap::new();
     let mut drafts = Vec::with_capacity(sections.len());
-    for mut section in sections {
+    for (mut section, is_mcp) in sections {
         let id = id(&mut section, problems);
         if let Some((id, span)) = &id
             && let Some(first) = seen.insert(id.clone(), span.clone())
@@ -55,9 +62,15 @@ pub(super) fn rules(
         let action = section.word("action", problems);
         let mode = section.word("mode", problems);
         let inspect = inspect(&mut section, problems);
-        let (targets, traffic, private) =
-            body(&mut section, action, inspect.unwrap_or(root), problems);
-        let when = condition(&mut section, problems);
+        let (targets, traffic, private) = match is_mcp {
+            true => mcp::body(&mut section, action, root, problems),
+            false => body(&mut section, action, inspect.unwrap_or(root), problems),
+        };
+        let parse = match is_mcp {
+            true => Condition::parse_mcp,
+            false => Condition::parse,
+        };
+        let when = condition(&mut section, parse, problems);
         if let (Action::Deny, Some(limit)) = (action, section.value("limit")) {
             problems.add(Fault::NotForDeny("limit"), limit.span());
         }
@@ -113,7 +126,11 @@ fn inspect(section: &mut Section<'_>, problems: &mut Problems) -> Option<Inspect
 }
 
 /// The condition of a rule, and where in the file its flaw is.
-fn condition(section: &mut Section<'_>, problems: &mut Problems) -> Option<Condition> {
+fn condition(
+    section: &mut Section<'_>,
+    parse: fn(&str) -> Result<Condition, (BadCondition, Range<usize>)>,
+    problems: &mut Problems,
+) -> Option<Condition> {
     if section.has("tcp")
         && let Some(value) = section.take_value("when")
     {
@@ -121,7 +138,7 @@ fn condition(section: &mut Section<'_>, problems: &mut Problems) -> Option<Condi
         return None;
     }
     let text = section.take::<String>("when", problems)?;
-    Condition::parse(text.get_ref())
+    parse(text.get_ref())
         .map_err(|(bad, within)| {
             let span = place_within(text.span(), text.get_ref(), within);
             problems.add(Fault::Condition(bad), span);
@@ -351,7 +368,12 @@ fn parse_path(text: &str) -> Result<(String, PathPattern), Fault> {
 }
 
 /// A rule that names an address which it cannot reach would never hold.
-fn check_address(hosts: &HostPattern, private: bool, span: Range<usize>, problems: &mut Problems) {
+pub(super) fn check_address(
+    hosts: &HostPattern,
+    private: bool,
+    span: Range<usize>,
+    problems: &mut Problems,
+) {
     let HostPattern::Exact(host) = hosts else {
         return;
     };

@@ -4,7 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use super::schema::{
-    self, BIND, CLIENT, DNS, EGRESS, EXPECT, INPUT, KUBERNETES, LIMIT, NETWORK, PROCESS, ROOT,
+    self, BIND, CLIENT, DNS, EGRESS, EXPECT, INPUT, KUBERNETES, LIMIT, MCP, NETWORK, PROCESS, ROOT,
     State, TEST, Table, UPSTREAM,
 };
 use crate::{
@@ -222,6 +222,11 @@ static ROOT_FORMS: Forms = Forms {
             "What is allowed, and what is refused or asked about.",
         ),
         (
+            "mcp",
+            Form::Tables(&MCP_FORMS),
+            "What may be called on MCP servers, and what is refused or asked about.",
+        ),
+        (
             "upstream",
             Form::Table(&UPSTREAM_FORMS),
             "How the gateway reaches what it dials.",
@@ -433,6 +438,57 @@ static EGRESS_FORMS: Forms = Forms {
     one_of: &["hosts", "tcp"],
 };
 
+static MCP_FORMS: Forms = Forms {
+    table: || &MCP,
+    keys: &[
+        ("id", Form::Text, "Name of the rule, unique in the file."),
+        ("server", Form::Text, "The server's URL, as clients use it."),
+        (
+            "tools",
+            Form::Texts,
+            "Tools that may be called; * stands for any text.",
+        ),
+        ("prompts", Form::Texts, "Prompts that may be got."),
+        (
+            "resources",
+            Form::Texts,
+            "URIs of resources that may be read.",
+        ),
+        (
+            "methods",
+            Form::Texts,
+            "Methods of MCP; without it, those that every client needs.",
+        ),
+        (
+            "private",
+            Form::Switch,
+            "The server may have addresses that are not public.",
+        ),
+        (
+            "mode",
+            Form::Word(words::<Mode>),
+            "Whether what the rule would refuse is refused, or only recorded.",
+        ),
+        (
+            "limit",
+            Form::Text,
+            "How often the rule allows a request: a number per s, min, h or day.",
+        ),
+        (
+            "when",
+            Form::Text,
+            "A condition in CEL that must hold of calls besides.",
+        ),
+        (
+            "action",
+            Form::Word(words::<Action>),
+            "What becomes of what the rule covers.",
+        ),
+    ],
+    required: &["id", "server"],
+    one_of: &[],
+};
+
 static UPSTREAM_FORMS: Forms = Forms {
     table: || &UPSTREAM,
     keys: &[
@@ -508,6 +564,11 @@ static INPUT_FORMS: Forms = Forms {
             "An HTTP request; for https, the one inside TLS.",
         ),
         (
+            "mcp",
+            Form::TextOr(&INPUT_MCP_FORMS),
+            "A call on an MCP server: a tool, or a table that says more.",
+        ),
+        (
             "connect",
             Form::TextOr(&INPUT_PLACE_FORMS),
             "A tunnel to host:port.",
@@ -525,7 +586,7 @@ static INPUT_FORMS: Forms = Forms {
         ("dns", Form::TextOr(&INPUT_DNS_FORMS), "A DNS question."),
     ],
     required: &[],
-    one_of: &["http", "connect", "tls", "tcp", "dns"],
+    one_of: &["http", "mcp", "connect", "tls", "tcp", "dns"],
 };
 
 static INPUT_HTTP_FORMS: Forms = Forms {
@@ -540,6 +601,24 @@ static INPUT_HTTP_FORMS: Forms = Forms {
     ],
     required: &["url"],
     one_of: &[],
+};
+
+static INPUT_MCP_FORMS: Forms = Forms {
+    table: || schema::input("mcp"),
+    keys: &[
+        (
+            "server",
+            Form::Text,
+            "The server's URL; that of the policy, if it has one alone.",
+        ),
+        ("method", Form::Text, "What is asked, if nothing is called."),
+        ("tool", Form::Text, "The tool that is called."),
+        ("prompt", Form::Text, "The prompt that is got."),
+        ("resource", Form::Text, "The resource that is read."),
+        ("args", Form::Any, "Arguments of the tool or prompt."),
+    ],
+    required: &[],
+    one_of: &["method", "tool", "prompt", "resource"],
 };
 
 static INPUT_PLACE_FORMS: Forms = Forms {

@@ -59,7 +59,7 @@ pub(super) static ROOT: Table = Table {
         built("egress", "[[egress]]"),
         built("upstream", "[upstream]"),
         built("bind", "[bind]"),
-        later("mcp", AS_EGRESS),
+        built("mcp", "[[mcp]]"),
         later("llm", AS_EGRESS),
         later("dlp", "delete it; nothing looks into what is sent yet"),
         built("limit", "[limit]"),
@@ -138,6 +138,36 @@ pub(super) static EGRESS: Table = Table {
     ],
 };
 
+/// `[[mcp]]`.
+pub(super) static MCP: Table = Table {
+    what: "key of [[mcp]]",
+    keys: &[
+        built("id", "id = \"tickets\""),
+        built("server", "server = \"https://mcp.example.com/mcp\""),
+        built("tools", "tools = [\"search_*\", \"refund\"]"),
+        built("prompts", "prompts = [\"summary\"]"),
+        built("resources", "resources = [\"file:///srv/docs/*\"]"),
+        built("methods", "methods = [\"tools/list\"]"),
+        built("private", "private = true"),
+        built("mode", "mode = \"observe\""),
+        built("limit", "limit = \"60/min\""),
+        built(
+            "when",
+            "when = 'mcp.tool != \"refund\" || mcp.args.amount <= 100'",
+        ),
+        built("action", "action = \"deny\""),
+        later(
+            "pin_definitions",
+            "delete it; what servers say of their tools is not compared yet",
+        ),
+        later("credential", NO_CREDENTIALS),
+        later(
+            "approval",
+            "delete it; nothing can ask a human yet, and `action = \"approve\"` refuses",
+        ),
+    ],
+};
+
 /// `[bind]`.
 pub(super) static BIND: Table = Table {
     what: "key of [bind]",
@@ -210,6 +240,10 @@ pub(super) static INPUT: Table = Table {
     what: "key of `input`",
     keys: &[
         built("http", "http = \"https://api.example.com/\""),
+        built(
+            "mcp",
+            "mcp = { tool = \"refund\", args = { amount = 500 } }",
+        ),
         built("connect", "connect = \"api.example.com:443\""),
         built("tls", "tls = \"api.example.com:443\""),
         built("tcp", "tcp = \"192.0.2.7:5432\""),
@@ -239,6 +273,18 @@ static INPUT_HTTP: Table = Table {
     ],
 };
 
+static INPUT_MCP: Table = Table {
+    what: "key of `mcp`",
+    keys: &[
+        built("server", "server = \"https://mcp.example.com/mcp\""),
+        built("method", "method = \"tools/list\""),
+        built("tool", "tool = \"refund\""),
+        built("prompt", "prompt = \"summary\""),
+        built("resource", "resource = \"file:///srv/docs/a.md\""),
+        built("args", "args = { amount = 500 }"),
+    ],
+};
+
 static INPUT_PLACE: Table = Table {
     what: "key of `input`",
     keys: &[built("to", "to = \"api.example.com:443\"")],
@@ -263,6 +309,7 @@ static INPUT_DNS: Table = Table {
 /// What a request in `input` says, by its key.
 pub(super) fn input(key: &str) -> &'static Table {
     match key {
+        "mcp" => &INPUT_MCP,
         "tcp" => &INPUT_TCP,
         "dns" => &INPUT_DNS,
         "connect" | "tls" => &INPUT_PLACE,

@@ -86,6 +86,12 @@ fn covers_no_less(wide: &Rule, narrow: &Rule) -> bool {
     leave
         && condition
         && match (&wide.traffic, &narrow.traffic) {
+            // What allows bytes does not allow calls.
+            (Traffic::Tcp | Traffic::Web { .. }, Traffic::Mcp(_)) => {
+                wide.action != Action::Allow && !wide.needs_inspection()
+            }
+            (Traffic::Mcp(wide), Traffic::Mcp(narrow)) => wide == narrow,
+            (Traffic::Mcp(_), Traffic::Web { .. } | Traffic::Tcp) => false,
             (Traffic::Tcp, Traffic::Tcp | Traffic::Web { .. }) => true,
             (Traffic::Web { .. }, Traffic::Tcp) => {
                 wide.action != Action::Allow && !wide.needs_inspection()

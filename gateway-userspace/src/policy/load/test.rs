@@ -6,21 +6,25 @@ use std::{
     ops::Range,
 };
 
+use serde_json::{Map, Value, json};
+
 use super::{
     reader::{Section, not_a},
     schema,
     sections::duplicate,
 };
 use crate::{
-    names::RuleId,
+    names::{Host, RuleId},
     policy::{
-        Action, BadQuery, DenyReason, Expectation, Fault, OwnedFacts, PolicyTest, Query, Rule,
-        fault::RULES_MAX, report::Problems,
+        Action, BadQuery, DenyReason, Expectation, Fault, HostPattern, OwnedFacts, PolicyTest,
+        Query, Rule, Server, Traffic, fault::RULES_MAX, report::Problems,
     },
 };
 
 /// What a test can ask.
-const INPUTS: [&str; 5] = ["http", "connect", "tls", "tcp", "dns"];
+const INPUTS: [&str; 6] = ["http", "mcp", "connect", "tls", "tcp", "dns"];
+/// What a call on an MCP server is said by.
+const CALLS: [&str; 4] = ["tool", "prompt", "resource", "method"];
 
 /// The tests of a file.
 pub(super) fn tests(
@@ -47,7 +51,7 @@ pub(super) fn tests(
         let input = section.section("input", &schema::INPUT, problems);
         let expect = section.section("expect", &schema::EXPECT, problems);
         let (input, expect) = (
-            query(input, problems),
+            query(input, rules, problems),
             expectation(expect, &known, problems),
         );
         if let (Some(name), Some(input), Some(expect)) = (name, input, expect) {
@@ -62,7 +66,7 @@ pub(super) fn tests(
     tests
 }
 
-fn query(mut section: Section<'_>, problems: &mut Problems) -> Option<Query> {
+fn query(mut section: Section<'_>, rules: &[&Rule], problems: &mut Problems) -> Option<Query> {
     let mut named = INPUTS.into_iter().filter(|key| section.has(key));
     let (Some(key), None) = (named.next(), named.next()) else {
         problems.add(Fault::TestInput, section.span());
@@ -70,7 +74,15 @@ fn query(mut section: Section<'_>, problems: &mut Problems) -> Option<Query> {
     };
     let span = section.value(key)?.span();
     let query = match section.value(key)?.get_ref() {
+        toml::de::DeValue::String(tool) if key == "mcp" => {
+            let call = call("tool", tool.as_ref(), None);
+            Ok(to_server(only_server(rules, span.clone(), problems)?, call))
+        }
         toml::de::DeValue::String(text) => plain(key, text),
+        toml::de::DeValue::Table(_) if key == "mcp" => {
+            let table = section.section(key, schema::input(key), problems);
+            mcp(table, rules, problems)?
+        }
         toml::de::DeValue::Table(_) => {
             let table = section.section(key, schema::input(key), problems);
             detailed(key, table, problems)?
@@ -143,6 +155,93 @@ fn detailed(
     })
 }
 
+/// A call that is said in a table.
+fn mcp(
+    mut section: Section<'_>,
+    rules: &[&Rule],
+    problems: &mut Problems,
+) -> Option<Result<Query, BadQuery>> {
+    let mut named = CALLS.into_iter().filter(|key| section.has(key));
+    let (Some(key), None) = (named.next(), named.next()) else {
+        problems.add(Fault::TestCall, section.span());
+        return None;
+    };
+    let what = section.take::<String>(key, problems)?.into_inner();
+    let args = section.take::<Map<String, Value>>("args", problems);
+    let call = call(key, &what, args.map(toml::Spanned::into_inner));
+    let Some(server) = section.take::<String>("server", problems) else {
+        let server = only_server(rules, section.span(), problems)?;
+        return Some(Ok(to_server(server, call)));
+    };
+    Some(Query::http(server.get_ref(), "POST").map(|mut query| {
+        if let Query::Http { facts, .. } = &mut query {
+            facts.body = Some(sized(call));
+        }
+        query
+    }))
+}
+
+/// The message of a call.
+fn call(key: &str, what: &str, args: Option<Map<String, Value>>) -> Value {
+    let (method, params) = match key {
+        "tool" => (
+            "tools/call",
+            json!({ "name": what, "arguments": args.unwrap_or_default() }),
+        ),
+        "prompt" => (
+            "prompts/get",
+            json!({ "name": what, "arguments": args.unwrap_or_default() }),
+        ),
+        "resource" => ("resources/read", json!({ "uri": what })),
+        _method => (what, json!({})),
+    };
+    json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params })
+}
+
+fn sized(body: Value) -> (u64, Option<Value>) {
+    let size = u64::try_from(body.to_string().len()).unwrap_or(u64::MAX);
+    (size, Some(body))
+}
+
+/// The server that all rules are about.
+fn only_server<'r>(
+    rules: &[&'r Rule],
+    span: Range<usize>,
+    problems: &mut Problems,
+) -> Option<(&'r Host, u16, &'r Server)> {
+    let mut servers = rules.iter().filter_map(|rule| {
+        let Traffic::Mcp(mcp) = &rule.traffic else {
+            return None;
+        };
+        let target = rule.targets.first()?;
+        let HostPattern::Exact(host) = &target.hosts else {
+            return None;
+        };
+        Some((host, *target.ports.first()?, &mcp.server))
+    });
+    let first = servers.next();
+    if first.is_none() || servers.any(|other| Some(other) != first) {
+        problems.add(Fault::TestServer, span);
+        return None;
+    }
+    first
+}
+
+fn to_server((host, port, server): (&Host, u16, &Server), call: Value) -> Query {
+    Query::Http {
+        host: host.clone(),
+        port,
+        method: "POST".to_owned(),
+        path: server.path.clone().into(),
+        facts: OwnedFacts {
+            scheme: server.scheme,
+            query: server.query.clone().into(),
+            body: Some(sized(call)),
+            ..OwnedFacts::default()
+        },
+    }
+}
+
 /// What a test says of a request beside its URL and method.
 fn add_facts(facts: &mut OwnedFacts, section: &mut Section<'_>, problems: &mut Problems) {
     let headers = section.take::<BTreeMap<String, String>>("headers", problems);
@@ -151,7 +250,7 @@ fn add_facts(facts: &mut OwnedFacts, section: &mut Section<'_>, problems: &mut P
         .unwrap_or_default();
     let websocket = section.take::<bool>("websocket", problems);
     facts.websocket = websocket.is_some_and(toml::Spanned::into_inner);
-    let json = section.take::<serde_json::Value>("json", problems);
+    let json = section.take::<Value>("json", problems);
     let json = json.map(toml::Spanned::into_inner);
     let size = section.take::<u64>("body_size", problems);
     let size = match (size, &json) {

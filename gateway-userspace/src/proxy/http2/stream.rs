@@ -24,7 +24,7 @@ use super::{
 use crate::{
     app::Core,
     audit::Kind,
-    policy::{self, Facts, Permit, Policy},
+    policy::{self, Called, Facts, Permit, Policy},
     proxy::{
         activity::{Activity, End},
         authorize,
@@ -32,7 +32,7 @@ use crate::{
         exchange::INTERIM_MAX,
         failure::Failure,
         look::Seen,
-        reply,
+        reply::Reply,
         session::Scope,
         standing,
         upstream::Upstream,
@@ -50,10 +50,14 @@ pub(super) async fn serve(
     let (head, body) = request.into_parts();
     let mut entry = match Entry::open(shared.core, &policy, shared.peer, Kind::Http).await {
         Ok(entry) => entry,
-        Err(failure) => return refuse(&mut respond, &head, &failure, Uuid::now_v7()),
+        Err(failure) => {
+            let reply = Reply::new(&failure, Uuid::now_v7(), None);
+            return refuse(&mut respond, &head, &failure, reply);
+        }
     };
     entry.inspected();
     let begun = AtomicBool::new(false);
+    let mut called = None;
     let carried = carry_out(
         shared,
         &policy,
@@ -62,6 +66,7 @@ pub(super) async fn serve(
         body,
         &mut respond,
         &begun,
+        &mut called,
     );
     match Box::pin(carried).await {
         Ok(()) => entry.done(),
@@ -70,10 +75,10 @@ pub(super) async fn serve(
             respond.send_reset(Reason::INTERNAL_ERROR);
         }
         Err(failure) => {
-            let event = entry.event();
-            entry.status(failure.report().status);
+            let reply = Reply::new(&failure, entry.event(), called.as_ref());
+            entry.status(reply.status);
             entry.failed(&failure);
-            refuse(&mut respond, &head, &failure, event);
+            refuse(&mut respond, &head, &failure, reply);
         }
     }
 }
@@ -86,6 +91,7 @@ async fn carry_out(
     mut body: RecvStream,
     respond: &mut SendResponse<Bytes>,
     begun: &AtomicBool,
+    called: &mut Option<Called>,
 ) -> Result<(), Failure> {
     let method = head.method.as_str();
     entry.asks(method, None);
@@ -110,6 +116,10 @@ async fn carry_out(
         facts: &facts,
     };
     let (host, port) = (&asked.host, asked.port);
+    *called = policy.called(&question);
+    if let Some(called) = called {
+        entry.calls(called.what.clone());
+    }
     let permit = authorize(shared.core, policy, entry, &question, host, port).await?;
     let out = head::request(head, &asked, shared.scope).map_err(Failure::Request)?;
     let sender = sender(shared, entry, &permit, &asked).await?;
@@ -348,15 +358,13 @@ fn refuse(
     respond: &mut SendResponse<Bytes>,
     head: &request::Parts,
     failure: &Failure,
-    event: Uuid,
+    Reply { status, body }: Reply,
 ) {
-    let body = reply::body(failure, event);
     let answered = if is_grpc(head) {
         respond.send_response(grpc(failure, &body), true).map(drop)
     } else {
         let mut response = Response::new(());
-        let status = failure.report().status.try_into();
-        *response.status_mut() = status.unwrap_or(http::StatusCode::BAD_GATEWAY);
+        *response.status_mut() = status.try_into().unwrap_or(http::StatusCode::BAD_GATEWAY);
         let fields = response.headers_mut();
         let json = HeaderValue::from_static("application/json");
         fields.insert(header::CONTENT_TYPE, json);
