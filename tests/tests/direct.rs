@@ -14,6 +14,7 @@ mod direct {
     mod inspect;
     mod limits;
     mod mcp;
+    mod mcp_sdk;
     mod origin;
     mod paths;
     mod raw;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use clap::ArgGroup;
+use clap::{ArgGroup, builder::ArgPredicate};
 use serde::Serialize;
 
 use super::{
@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     audit::Outcome,
+    content::json,
     names::{AgentId, PolicyDigest, RuleId},
     policy::{Decision, Denial, DenyReason, Explanation, Grant, Policy, Query, Scheme, Tried},
     sanitize::sanitize,
@@ -41,8 +42,16 @@ pub(super) struct Explain {
     #[arg(long, value_name = "URL")]
     url: Option<String>,
     /// Method of the HTTP request.
-    #[arg(long, default_value = "GET", conflicts_with_all = ["tcp", "dns", "event"])]
+    #[arg(
+        long,
+        default_value = "GET",
+        default_value_if("body", ArgPredicate::IsPresent, "POST"),
+        conflicts_with_all = ["tcp", "dns", "event"]
+    )]
     method: String,
+    /// Body of the HTTP request, as JSON: a call on an MCP server, for instance. Makes it a POST.
+    #[arg(long, value_name = "JSON", conflicts_with_all = ["tcp", "dns", "event"])]
+    body: Option<String>,
     /// A connection that is neither HTTP nor TLS.
     #[arg(long, value_name = "ADDRESS:PORT")]
     tcp: Option<SocketAddr>,
@@ -171,7 +180,14 @@ impl Explain {
 
     fn query(&self) -> anyhow::Result<Query> {
         Ok(match (&self.url, self.tcp, &self.dns) {
-            (Some(url), ..) => Query::http(url, &self.method)?,
+            (Some(url), ..) => {
+                let mut query = Query::http(url, &self.method)?;
+                if let (Query::Http { facts, .. }, Some(body)) = (&mut query, &self.body) {
+                    let json = json::parse(body.as_bytes()).context("reading --body")?;
+                    facts.body = Some((body.len() as u64, Some(json)));
+                }
+                query
+            }
             (None, Some(destination), _) => Query::tcp(destination, &self.name)?,
             (None, None, Some(name)) => Query::dns(name, &self.record_type)?,
             (None, None, None) => anyhow::bail!("name a request: --url, --tcp or --dns"),

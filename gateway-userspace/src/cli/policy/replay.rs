@@ -22,7 +22,7 @@ const UNRECORDED: [&str; 6] = [
 /// A policy that decides recorded requests.
 pub(super) struct Replay<'p> {
     policy: &'p Policy,
-    /// Rules whose conditions are about what is not recorded.
+    /// Rules about what is not recorded: bodies, and what conditions look at besides.
     blind: Vec<&'p Rule>,
     /// Whether some rule that refuses or asks knows hosts by name.
     refuses_names: bool,
@@ -32,8 +32,9 @@ impl<'p> Replay<'p> {
     pub(super) fn new(policy: &'p Policy) -> Self {
         // A text that only mentions one of the words counts too: better not told than told wrong.
         let blind = |rule: &&Rule| {
+            let unrecorded = |text: &str| UNRECORDED.iter().any(|word| text.contains(word));
             let when = rule.when.as_ref();
-            when.is_some_and(|when| UNRECORDED.iter().any(|word| when.text().contains(word)))
+            matches!(rule.traffic, Traffic::Mcp(_)) || when.is_some_and(|it| unrecorded(it.text()))
         };
         Self {
             policy,
