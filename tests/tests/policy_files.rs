@@ -72,7 +72,13 @@ fn shipped_policies_are_clean() {
     names.sort();
     assert_eq!(
         names,
-        ["coding-agent", "demo", "locked-down", "research-agent"]
+        [
+            "coding-agent",
+            "demo",
+            "locked-down",
+            "mcp-client",
+            "research-agent"
+        ]
     );
 }
 
@@ -99,6 +105,7 @@ fn broken_files_are_explained() {
     snapshot!("local");
     snapshot!("hosts");
     snapshot!("inspection");
+    snapshot!("mcp");
     snapshot!("odd");
 }
 

@@ -106,7 +106,7 @@ impl BadCondition {
             Self::Syntax(_) => {
                 "write an expression such as `http.path.startsWith(\"/v1/\")`".into()
             }
-            Self::Variable(_) => format!("there are: {}", VARIABLES.join(", ")),
+            Self::Variable(_) => "there are: http, agent, and in [[mcp]] rules mcp".into(),
             Self::NotMcp => "look at `http`, or make an [[mcp]] rule of it".into(),
             Self::Whole("mcp") | Self::Field("mcp", _) => {
                 format!("there are: mcp.{}", MCP_FIELDS.join(", mcp."))
