@@ -17,6 +17,8 @@ use sluice_tests::{
 
 #[path = "enforced_inspect/fetchers.rs"]
 mod fetchers;
+#[path = "enforced_inspect/mcp.rs"]
+mod mcp;
 #[path = "enforced_inspect/streams.rs"]
 mod streams;
 

@@ -38,7 +38,7 @@ enum Action {
     ///
     /// Exits with 0 whatever the verdict, and with 1 if the policy is broken. Looks no name up:
     /// whether addresses are fit is told for addresses that are given or fixed in the policy.
-    Explain(explain::Explain),
+    Explain(Box<explain::Explain>),
     /// Run the tests that a policy file brings along.
     ///
     /// Exits with 1 if a test fails or the policy is broken. Nothing is looked up and nothing is

@@ -66,7 +66,7 @@ pub(super) fn rules(
             true => mcp::body(&mut section, action, root, problems),
             false => body(&mut section, action, inspect.unwrap_or(root), problems),
         };
-        let parse = match is_mcp {
+        let parse: Parse = match is_mcp {
             true => Condition::parse_mcp,
             false => Condition::parse,
         };
@@ -125,10 +125,13 @@ fn inspect(section: &mut Section<'_>, problems: &mut Problems) -> Option<Inspect
     Some(section.word("inspect", problems))
 }
 
+/// How a condition is read.
+type Parse = fn(&str) -> Result<Condition, (BadCondition, Range<usize>)>;
+
 /// The condition of a rule, and where in the file its flaw is.
 fn condition(
     section: &mut Section<'_>,
-    parse: fn(&str) -> Result<Condition, (BadCondition, Range<usize>)>,
+    parse: Parse,
     problems: &mut Problems,
 ) -> Option<Condition> {
     if section.has("tcp")

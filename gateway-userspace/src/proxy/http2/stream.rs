@@ -2,7 +2,10 @@
 
 use std::{
     future::poll_fn,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -56,8 +59,7 @@ pub(super) async fn serve(
         }
     };
     entry.inspected();
-    let begun = AtomicBool::new(false);
-    let mut called = None;
+    let progress = Progress::default();
     let carried = carry_out(
         shared,
         &policy,
@@ -65,22 +67,30 @@ pub(super) async fn serve(
         &head,
         body,
         &mut respond,
-        &begun,
-        &mut called,
+        &progress,
     );
     match Box::pin(carried).await {
         Ok(()) => entry.done(),
-        Err(failure) if begun.into_inner() => {
+        Err(failure) if progress.begun.load(Ordering::Relaxed) => {
             entry.failed(&failure);
             respond.send_reset(Reason::INTERNAL_ERROR);
         }
         Err(failure) => {
-            let reply = Reply::new(&failure, entry.event(), called.as_ref());
+            let reply = Reply::new(&failure, entry.event(), progress.called.get());
             entry.status(reply.status);
             entry.failed(&failure);
             refuse(&mut respond, &head, &failure, reply);
         }
     }
+}
+
+/// How far a request came, for what is said when it fails.
+#[derive(Default)]
+struct Progress {
+    /// Whether the agent has the head of the response.
+    begun: AtomicBool,
+    /// What it calls on an MCP server.
+    called: OnceLock<Called>,
 }
 
 async fn carry_out(
@@ -90,8 +100,7 @@ async fn carry_out(
     head: &request::Parts,
     mut body: RecvStream,
     respond: &mut SendResponse<Bytes>,
-    begun: &AtomicBool,
-    called: &mut Option<Called>,
+    progress: &Progress,
 ) -> Result<(), Failure> {
     let method = head.method.as_str();
     entry.asks(method, None);
@@ -116,9 +125,9 @@ async fn carry_out(
         facts: &facts,
     };
     let (host, port) = (&asked.host, asked.port);
-    *called = policy.called(&question);
-    if let Some(called) = called {
+    if let Some(called) = policy.called(&question) {
         entry.calls(called.what.clone());
+        let _first = progress.called.set(called);
     }
     let permit = authorize(shared.core, policy, entry, &question, host, port).await?;
     let out = head::request(head, &asked, shared.scope).map_err(Failure::Request)?;
@@ -129,7 +138,7 @@ async fn carry_out(
         room,
         rest: body,
     };
-    let exchange = exchange(shared, entry, sender, out, body, respond, begun);
+    let exchange = exchange(shared, entry, sender, out, body, respond, &progress.begun);
     tokio::select! {
         ended = exchange => ended,
         why = refused => Err(Failure::PolicyChanged(why)),
