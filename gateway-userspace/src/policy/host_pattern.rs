@@ -300,4 +300,25 @@ mod tests {
             );
         }
     }
+
+    proptest::proptest! {
+        /// Each kind of pattern counts the labels in front, and nothing else is compared loosely.
+        #[test]
+        fn labels_in_front_decide(
+            front in proptest::collection::vec("[a-c]{1,3}", 0..4),
+            base in proptest::collection::vec("[a-c]{1,3}", 1..4),
+            other in proptest::collection::vec("[a-c]{1,3}", 1..7),
+        ) {
+            let base = base.join(".") + ".example.com";
+            let host = [front.clone(), vec![base.clone()]].concat().join(".");
+            proptest::prop_assert_eq!(covers(&base, &host), front.is_empty());
+            proptest::prop_assert_eq!(covers(&format!("*.{base}"), &host), front.len() == 1);
+            proptest::prop_assert_eq!(covers(&format!("**.{base}"), &host), !front.is_empty());
+            // Letters before the name are no label before it.
+            proptest::prop_assert_eq!(covers(&format!("**.{base}"), &format!("x{base}")), false);
+            let other = other.join(".") + ".example.com";
+            let below = other.strip_suffix(&base).is_some_and(|front| front.ends_with('.'));
+            proptest::prop_assert_eq!(covers(&format!("**.{base}"), &other), below);
+        }
+    }
 }

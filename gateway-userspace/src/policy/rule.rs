@@ -371,7 +371,9 @@ impl Rule {
 
     /// Whether the rule would refuse only for what is said, not for where it goes.
     pub(super) fn is_narrow(outcome: Outcome) -> bool {
-        Outcome::NeedsInspection <= outcome && outcome < Outcome::Allows
+        let falls_short = Outcome::NeedsInspection <= outcome && outcome < Outcome::Allows;
+        // That is for other rules to say, whatever this one does with what it refuses.
+        falls_short && outcome != Outcome::ForMcp
     }
 
     /// How far the request gets with the target that suits it best.

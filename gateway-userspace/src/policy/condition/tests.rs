@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 use crate::policy::Scheme;
 
@@ -284,5 +286,88 @@ fn calls_are_seen_by_rules_on_calls() {
         ),
     ] {
         assert_eq!(Condition::parse_mcp(text).unwrap_err().0, bad, "{text}");
+    }
+}
+
+/// Expressions of all that there is, most of them without sense.
+fn expressions() -> impl Strategy<Value = String> {
+    let leaf = prop::sample::select(vec![
+        "1",
+        "2.5",
+        "'ab'",
+        "true",
+        "agent",
+        "http.path",
+        "http.port",
+        "http.json.amount",
+        "http.json.list",
+        "http.json.text",
+        "http.json.nothing",
+        "http.headers",
+        "http.body_size",
+        "[1, 2]",
+    ]);
+    leaf.prop_map(str::to_owned)
+        .prop_recursive(5, 64, 3, |inner| {
+            let operator =
+                prop::sample::select(vec!["+", "*", "/", "%", "==", "<", "&&", "||", "in"]);
+            prop_oneof![
+                (inner.clone(), operator, inner.clone())
+                    .prop_map(|(a, it, b)| format!("({a} {it} {b})")),
+                (inner.clone(), inner.clone(), inner.clone())
+                    .prop_map(|(a, b, c)| format!("({a} ? {b} : {c})")),
+                inner.clone().prop_map(|a| format!("!({a})")),
+                inner.clone().prop_map(|a| format!("({a}).size()")),
+                (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("({a}).contains({b})")),
+                (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("({a})[{b}]")),
+                (inner.clone(), inner).prop_map(|(a, b)| format!("({a}).exists(it, {b} == it)")),
+            ]
+        })
+}
+
+proptest! {
+    /// Whatever it says of whatever it is about: it ends, within what it may spend.
+    #[test]
+    fn every_evaluation_ends_within_its_bounds(
+        text in expressions(),
+        entries in 0..=ENTRIES_MAX + 1,
+        length in 0..50_000_usize,
+    ) {
+        let Ok(condition) = Condition::parse(&text) else {
+            return Ok(());
+        };
+        let json = serde_json::json!({
+            "amount": i64::MAX,
+            "list": vec![1; entries],
+            "text": "x".repeat(length),
+        });
+        let headers: [(&str, &[u8]); 1] = [("x", b"y")];
+        let facts = Facts {
+            headers: &headers,
+            content: Content::Read { size: 7, json: Some(&json) },
+            ..Facts::default()
+        };
+        let shared = Shared::default();
+        let view = View {
+            agent: "a",
+            host: &Host::parse("api.example.com").unwrap(),
+            port: 443,
+            method: "POST",
+            path: "/",
+            facts: &facts,
+            call: None,
+            shared: &shared,
+        };
+        let mut before = 0;
+        for _ in 0..3 {
+            let said = condition.holds(view);
+            let spent = shared.spent.get() - before;
+            before = shared.spent.get();
+            prop_assert!(spent <= STEPS_MAX && before <= STEPS_TOGETHER, "{text}: {spent}");
+            let reads_list = condition.reads.json;
+            if reads_list && entries > ENTRIES_MAX {
+                prop_assert_eq!(said, Err(Trouble::Large));
+            }
+        }
     }
 }

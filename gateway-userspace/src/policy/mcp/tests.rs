@@ -375,3 +375,21 @@ fn paths_that_lead_to_the_server_are_its_own() {
         assert!(!server.may_be_at(path), "{path}");
     }
 }
+
+#[test]
+fn observing_a_host_opens_no_server_on_it() {
+    let observes = |section: &str| {
+        let from = format!("[[{section}]]");
+        let to = format!("[[{section}]]\n    mode = \"observe\"");
+        Policy::parse("p", &ALLOWS.replace(&from, &to)).unwrap()
+    };
+    let drop = call("drop", &json!({}));
+    let sent = Sent {
+        content: body(&drop),
+        ..Sent::default()
+    };
+    let found = said(&observes("egress"), &sent);
+    assert_eq!(found, "deny call_not_allowed tickets");
+    // That of the server's own rule records, and lets pass.
+    assert_eq!(said(&observes("mcp"), &sent), "allow tickets");
+}
