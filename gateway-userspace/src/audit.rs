@@ -36,7 +36,8 @@ pub use line::{GENESIS, MAX_LINE};
 pub use memory::MemoryLog;
 pub use open_error::{NotAudit, OpenError};
 pub use record::{
-    ANCESTOR_EXE_MAX, COMM_MAX, EXE_MAX, HINT_MAX, HOST_MAX, METHOD_MAX, PATH_MAX, Subject,
+    ANCESTOR_EXE_MAX, CALL_MAX, COMM_MAX, EXE_MAX, HINT_MAX, HOST_MAX, METHOD_MAX, PATH_MAX,
+    Subject,
 };
 pub use session::{COMMAND_MAX, SessionFacts};
 pub use status::{AuditUnavailable, Summary};

@@ -119,8 +119,8 @@ mod tests {
     use super::*;
     use crate::{
         audit::{
-            ANCESTOR_EXE_MAX, COMM_MAX, EXE_MAX, HINT_MAX, HOST_MAX, Kind, METHOD_MAX, Outcome,
-            PATH_MAX, Record, Subject,
+            ANCESTOR_EXE_MAX, CALL_MAX, COMM_MAX, EXE_MAX, HINT_MAX, HOST_MAX, Kind, METHOD_MAX,
+            Outcome, PATH_MAX, Record, Subject,
         },
         identity::{Ancestor, Assurance, ExecutableSource, Process},
         names::{AgentId, PolicyDigest},
@@ -215,11 +215,12 @@ mod tests {
                 cookie: u64::MAX,
             })));
         record.hint = Some(fill(HINT_MAX + 1));
+        record.call = Some(fill(CALL_MAX + 1));
         record.bound();
         let mut out = Vec::new();
         Chain::start().append(&record, &mut out).unwrap();
         assert!(out.len() <= MAX_LINE, "{} bytes", out.len());
-        for field in ["host", "method", "path", "hint"] {
+        for field in ["host", "method", "path", "call", "hint"] {
             let value: Value = serde_json::from_slice(&out).unwrap();
             assert!(value[field].as_str().unwrap().ends_with('…'), "{field}");
         }

@@ -19,7 +19,7 @@ pub const METHOD_MAX: usize = 32;
 /// Most bytes of a recorded path.
 pub const PATH_MAX: usize = 2048;
 /// Most bytes of a recorded call.
-pub(super) const CALL_MAX: usize = 512;
+pub const CALL_MAX: usize = 512;
 /// Most bytes of a recorded hint.
 pub const HINT_MAX: usize = 1024;
 /// Most bytes of a recorded command name: the kernel's 15, should each be no UTF-8.
