@@ -29,6 +29,8 @@ pub struct Call<'a> {
     pub method: &'a str,
     /// What it is about.
     pub object: Object<'a>,
+    /// A task of the server's that it is about: no policy names one, but `Mcp-Name` does.
+    pub task: Option<&'a str>,
     /// What its answer will name; none for a notification.
     pub id: Option<&'a Value>,
 }
@@ -141,8 +143,16 @@ fn message(value: &Value) -> Result<Message<'_>, McpError> {
     match (object.get("method"), answers, id) {
         (None, true, Some(_)) if !object.contains_key("params") => Ok(Message::Answer),
         (Some(Value::String(method)), false, id) => {
-            let object = about(method, params(object)?)?;
-            Ok(Message::Call(Call { method, object, id }))
+            let params = params(object)?;
+            let object = about(method, params)?;
+            let task = params.filter(|_| method.starts_with("tasks/"));
+            let task = task.and_then(|params| params.get("taskId")?.as_str());
+            Ok(Message::Call(Call {
+                method,
+                object,
+                task,
+                id,
+            }))
         }
         (_, _, _) => Err(McpError::Envelope),
     }
@@ -162,7 +172,7 @@ fn about<'a>(method: &str, params: Option<&'a Map<String, Value>>) -> Result<Obj
         value.and_then(Value::as_str).ok_or(McpError::Name)
     };
     if let Some(params) = params {
-        known(params, &["name", "arguments", "uri", "ref"])?;
+        known(params, &["name", "arguments", "uri", "ref", "taskId"])?;
     }
     match method {
         "tools/call" => Ok(Object::Tool(text("name")?, arguments(params)?)),
@@ -203,7 +213,9 @@ fn folded(name: &str) -> String {
 
 /// Refuses keys that some readers would take for one of these.
 fn known(object: &Map<String, Value>, keys: &[&str]) -> Result<(), McpError> {
-    let alike = |key: &String| !keys.contains(&key.as_str()) && keys.contains(&&*folded(key));
+    let alike = |key: &String| {
+        !keys.contains(&key.as_str()) && keys.iter().any(|known| folded(known) == folded(key))
+    };
     match object.keys().any(alike) {
         true => Err(McpError::LookAlike),
         false => Ok(()),

@@ -24,7 +24,8 @@ pub fn check(messages: &[Message<'_>], headers: &[(&str, &[u8])]) -> Result<(), 
             }
             ("name", [Message::Call(call)]) => {
                 !std::mem::replace(&mut seen[1], true)
-                    && text(value).is_some_and(|name| call.object.name() == Some(&name))
+                    && text(value)
+                        .is_some_and(|name| call.object.name().or(call.task) == Some(&name))
             }
             ("method" | "name", _) => false,
             (other, [Message::Call(call)]) if other.starts_with("param-") => {
@@ -115,6 +116,12 @@ mod tests {
             &[("Mcp-Param-Region", "us")],
         ] {
             assert_eq!(said(differs), Err(McpError::Mirror), "{differs:?}");
+        }
+        let task =
+            json!({"jsonrpc": "2.0", "id": 1, "method": "tasks/get", "params": {"taskId": "7"}});
+        for (name, agrees) in [(&b"7"[..], true), (b"8", false)] {
+            let headers = [("mcp-method", &b"tasks/get"[..]), ("mcp-name", name)];
+            assert_eq!(check(&messages(&task).unwrap(), &headers).is_ok(), agrees);
         }
         let ping = json!({"jsonrpc": "2.0", "id": 1, "method": "ping"});
         let headers: [(&str, &[u8]); 1] = [("mcp-name", b"refund")];

@@ -9,7 +9,7 @@ use super::{
 use crate::mcp::{self, Call, McpError, Message, Object};
 
 /// Methods that name nothing that could be listed: a client cannot do without them.
-const BASE: [&str; 19] = [
+const BASE: [&str; 20] = [
     "initialize",
     "ping",
     "server/discover",
@@ -28,6 +28,7 @@ const BASE: [&str; 19] = [
     "tasks/get",
     "tasks/list",
     "tasks/result",
+    "tasks/update",
     "tasks/cancel",
 ];
 

@@ -251,6 +251,7 @@ fn calls_are_seen_by_rules_on_calls() {
     let call = Call {
         method: "tools/call",
         object: Object::Tool("refund", args.as_object()),
+        task: None,
         id: None,
     };
     let facts = Facts::default();

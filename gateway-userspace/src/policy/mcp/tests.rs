@@ -334,6 +334,7 @@ fn a_resource_is_where_every_server_finds_it() {
         let call = Call {
             method: "resources/read",
             object: Object::Resource(uri),
+            task: None,
             id: None,
         };
         calls.cover(&call, action, false)
