@@ -25,6 +25,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     audit::{Audit, Kind, Record},
     config::Limits,
+    definitions::Definitions,
     dns::{self, pins::Pins, resolver::Resolver},
     identity::{Assurance, Identify, LocalEnd, Peer},
     kernel::netns_cookie,
@@ -338,6 +339,8 @@ impl Bound {
             pins: Mutex::new(Pins::new(limits.pins_per_agent, limits.pin_lifetime)),
             held: Arc::new(Semaphore::new(limits.held_bytes / PIECE)),
             ahead: Arc::new(Semaphore::new(limits.bodies_ahead)),
+            answers: Arc::new(Semaphore::new(limits.answers_held)),
+            definitions: Definitions::default(),
             questions: Arc::new(Semaphore::new(limits.dns_in_flight)),
             context,
         });
@@ -399,6 +402,8 @@ pub(crate) struct Core {
     held: Arc<Semaphore>,
     /// Room for bodies that are read ahead.
     ahead: Arc<Semaphore>,
+    /// Room for answers that are read whole.
+    answers: Arc<Semaphore>,
     /// Cancelled when what is under way is to end.
     cut: CancellationToken,
     tasks: TaskTracker,
@@ -407,6 +412,8 @@ pub(crate) struct Core {
     /// How often agents did what.
     pub(crate) throttle: Throttle,
     pins: Mutex<Pins>,
+    /// What MCP servers said of their tools at first.
+    pub(crate) definitions: Definitions,
 }
 
 impl Core {
@@ -417,8 +424,18 @@ impl Core {
 
     /// Waits for room to read a body ahead.
     pub(crate) async fn room_ahead(&self) -> Result<SemaphorePermit<'_>, Failure> {
+        self.room_in(&self.ahead).await
+    }
+
+    /// Waits for room to read an answer whole: whoever waits may have a body in memory, so that
+    /// both cannot share.
+    pub(crate) async fn room_for_answer(&self) -> Result<SemaphorePermit<'_>, Failure> {
+        self.room_in(&self.answers).await
+    }
+
+    async fn room_in<'a>(&self, room: &'a Semaphore) -> Result<SemaphorePermit<'a>, Failure> {
         let patience = self.context.limits.idle_timeout;
-        match tokio::time::timeout(patience, self.ahead.acquire()).await {
+        match tokio::time::timeout(patience, room.acquire()).await {
             Ok(Ok(room)) => Ok(room),
             Ok(Err(_)) | Err(_) => Err(Failure::NoRoomAhead),
         }

@@ -25,7 +25,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{borrow::Cow, net::SocketAddr, sync::Arc};
 
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -36,8 +36,8 @@ pub use line::{GENESIS, MAX_LINE};
 pub use memory::MemoryLog;
 pub use open_error::{NotAudit, OpenError};
 pub use record::{
-    ANCESTOR_EXE_MAX, CALL_MAX, COMM_MAX, EXE_MAX, HINT_MAX, HOST_MAX, METHOD_MAX, PATH_MAX,
-    Subject,
+    ANCESTOR_EXE_MAX, CALL_MAX, COMM_MAX, EXE_MAX, HINT_MAX, HOST_MAX, METHOD_MAX,
+    NOTICED_ABOUT_MAX, NOTICED_MAX, NOTICED_WHAT_MAX, PATH_MAX, Subject,
 };
 pub use session::{COMMAND_MAX, SessionFacts};
 pub use status::{AuditUnavailable, Summary};
@@ -121,6 +121,36 @@ pub enum Phase {
     End,
 }
 
+/// Something that was noticed in a request or its answer.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Noticed {
+    /// The stable label: at most [`NOTICED_WHAT_MAX`] of a-z, 0-9, `_`, `-`.
+    pub what: Cow<'static, str>,
+    /// What it is about, or where it was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub about: Option<String>,
+    /// The rule that looked for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<RuleId>,
+    /// What became of it.
+    pub action: NoticedAction,
+}
+
+/// What became of something that was noticed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NoticedAction {
+    /// It passed.
+    Alert,
+    /// The agent did not get to see it; the rest passed.
+    Hide,
+    /// It was made unreadable; the rest passed.
+    Redact,
+    /// All of it was refused.
+    Block,
+}
+
 /// One line of the audit stream.
 #[derive(Clone, Debug, Serialize)]
 pub struct Record {
@@ -182,6 +212,9 @@ pub struct Record {
     pub blame: Option<Blame>,
     /// How many more of the same were folded into this record.
     pub repeated: u64,
+    /// What was noticed in what was said, the first [`NOTICED_MAX`] of it; absent where nothing was.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub noticed: Vec<Noticed>,
     /// What a record of kind `session` is about; absent from all others.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub session: Option<Box<SessionFacts>>,

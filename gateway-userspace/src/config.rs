@@ -21,6 +21,11 @@ pub struct Limits {
     /// Bodies that are read ahead at once; others wait, as long as a connection may be idle.
     /// Default: 32.
     pub bodies_ahead: usize,
+    /// Octets of an answer that is read whole before the agent gets any of it, as it came and
+    /// decoded; a larger one is refused. Default: 8 MiB.
+    pub answer_bytes: usize,
+    /// Answers that are read whole at once; others wait. Default: 32.
+    pub answers_held: usize,
     /// From the first octet of a head to its last, and how long a new connection may stay silent.
     /// Default: 10 s.
     pub head_timeout: Duration,
@@ -59,6 +64,8 @@ impl Default for Limits {
             held_bytes: 256 << 20,
             bodies_ahead: 32,
             body_ahead: 1024 * 1024,
+            answer_bytes: 8 << 20,
+            answers_held: 32,
             head_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_mins(5),
             connect_timeout: Duration::from_secs(10),

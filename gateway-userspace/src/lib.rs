@@ -8,10 +8,12 @@ pub mod audit;
 pub mod cli;
 pub mod config;
 pub mod content;
+mod definitions;
 pub mod dns;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod identity;
+mod inspect;
 pub mod kernel;
 pub mod launch;
 pub mod ledger;

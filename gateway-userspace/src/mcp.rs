@@ -5,6 +5,7 @@
 //! 2025-03-26 has batches; what two readers could take for two things is an error.
 
 mod mirror;
+pub mod server;
 
 use serde_json::{Map, Value};
 

@@ -16,6 +16,7 @@ use crate::{
 };
 
 mod address;
+mod answer;
 mod bind;
 mod carry;
 mod condition;
@@ -47,7 +48,7 @@ pub use condition::{BadCondition, Condition};
 pub use facts::{Content, Facts, OwnedFacts, Scheme};
 pub use fault::{Fault, Severity};
 pub use host_pattern::{BadPattern, HostPattern};
-pub use mcp::{Called, Calls, Mcp, NamePattern, Server};
+pub use mcp::{Called, Calls, Mcp, NamePattern, Offer, Pin, Server};
 pub use path_pattern::{BadPath, PathPattern};
 pub use places::Place;
 pub use query::{BadQuery, Query};
@@ -448,6 +449,10 @@ pub enum DenyReason {
     McpUnclear,
     /// A rule names the MCP server, but not this call.
     CallNotAllowed,
+    /// What an MCP server says of the tool is not what it said at first.
+    DefinitionChanged,
+    /// What came back could not be read, and policy is about what it says.
+    AnswerUnclear,
     /// A rule covers it, under a condition that does not hold.
     ConditionNotMet,
     /// A rule covers it, under a condition that could not be evaluated.
@@ -488,6 +493,8 @@ impl DenyReason {
             Self::McpOnly => "mcp_only",
             Self::McpUnclear => "mcp_unclear",
             Self::CallNotAllowed => "call_not_allowed",
+            Self::DefinitionChanged => "definition_changed",
+            Self::AnswerUnclear => "answer_unclear",
             Self::ConditionNotMet => "condition_not_met",
             Self::ConditionFailed => "condition_failed",
             Self::RateLimited => "rate_limited",
@@ -516,6 +523,8 @@ impl Word for DenyReason {
         (Self::McpOnly.label(), Self::McpOnly),
         (Self::McpUnclear.label(), Self::McpUnclear),
         (Self::CallNotAllowed.label(), Self::CallNotAllowed),
+        (Self::DefinitionChanged.label(), Self::DefinitionChanged),
+        (Self::AnswerUnclear.label(), Self::AnswerUnclear),
         (Self::ConditionNotMet.label(), Self::ConditionNotMet),
         (Self::ConditionFailed.label(), Self::ConditionFailed),
         (Self::RateLimited.label(), Self::RateLimited),

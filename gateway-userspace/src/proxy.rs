@@ -20,7 +20,7 @@ mod inspect;
 mod look;
 mod pipe;
 mod raw;
-mod reply;
+pub(crate) mod reply;
 mod session;
 mod sniff;
 mod standing;

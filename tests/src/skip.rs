@@ -134,3 +134,17 @@ fn target() -> Option<PathBuf> {
     let own = env::current_exe().ok()?;
     own.ancestors().nth(3).map(Path::to_owned)
 }
+
+/// The folder of what runs on Python and the distribution does not have, if it has this module;
+/// none with a word about it.
+#[must_use]
+pub fn python_packages(module: &str) -> Option<PathBuf> {
+    let packages = target()?.join("tools/python-packages");
+    let found = packages.join(module).is_dir();
+    if !found {
+        because(&format!(
+            "there is no {module} for Python; `cargo xtask setup` sees to it"
+        ));
+    }
+    found.then_some(packages)
+}

@@ -14,6 +14,8 @@ mod direct {
     mod inspect;
     mod limits;
     mod mcp;
+    mod mcp_answers;
+    mod mcp_peers;
     mod mcp_sdk;
     mod origin;
     mod paths;

@@ -7,6 +7,7 @@ mod nginx;
 mod node;
 mod node_packages;
 pub(crate) mod packages;
+mod python_packages;
 mod qemu;
 pub(crate) mod toolchain;
 
@@ -80,6 +81,7 @@ const STEPS: &[Step] = &[
     packages::TEST,
     node::NODE,
     node_packages::NODE_PACKAGES,
+    python_packages::PYTHON_PACKAGES,
     qemu::QEMU,
 ];
 

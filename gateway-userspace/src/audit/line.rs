@@ -120,10 +120,11 @@ mod tests {
     use crate::{
         audit::{
             ANCESTOR_EXE_MAX, CALL_MAX, COMM_MAX, EXE_MAX, HINT_MAX, HOST_MAX, Kind, METHOD_MAX,
-            Outcome, PATH_MAX, Record, Subject,
+            NOTICED_ABOUT_MAX, NOTICED_MAX, NOTICED_WHAT_MAX, Noticed, NoticedAction, Outcome,
+            PATH_MAX, Record, Subject,
         },
         identity::{Ancestor, Assurance, ExecutableSource, Process},
-        names::{AgentId, PolicyDigest},
+        names::{AgentId, PolicyDigest, RuleId},
     };
 
     fn record() -> Record {
@@ -216,10 +217,18 @@ mod tests {
             })));
         record.hint = Some(fill(HINT_MAX + 1));
         record.call = Some(fill(CALL_MAX + 1));
+        let noticed = Noticed {
+            what: "a".repeat(NOTICED_WHAT_MAX).into(),
+            about: Some(fill(NOTICED_ABOUT_MAX + 1)),
+            rule: Some(RuleId::parse(&"a".repeat(63)).unwrap()),
+            action: NoticedAction::Redact,
+        };
+        record.noticed = vec![noticed; NOTICED_MAX + 1];
         record.bound();
         let mut out = Vec::new();
         Chain::start().append(&record, &mut out).unwrap();
         assert!(out.len() <= MAX_LINE, "{} bytes", out.len());
+        assert_eq!(record.noticed.len(), NOTICED_MAX);
         for field in ["host", "method", "path", "call", "hint"] {
             let value: Value = serde_json::from_slice(&out).unwrap();
             assert!(value[field].as_str().unwrap().ends_with('…'), "{field}");

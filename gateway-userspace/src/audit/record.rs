@@ -20,6 +20,12 @@ pub const METHOD_MAX: usize = 32;
 pub const PATH_MAX: usize = 2048;
 /// Most bytes of a recorded call.
 pub const CALL_MAX: usize = 512;
+/// Most entries of what was noticed.
+pub const NOTICED_MAX: usize = 8;
+/// Most bytes of the label of one.
+pub const NOTICED_WHAT_MAX: usize = 48;
+/// Most bytes of what one is about.
+pub const NOTICED_ABOUT_MAX: usize = 96;
 /// Most bytes of a recorded hint.
 pub const HINT_MAX: usize = 1024;
 /// Most bytes of a recorded command name: the kernel's 15, should each be no UTF-8.
@@ -80,6 +86,7 @@ impl Record {
             duration_us: 0,
             blame: None,
             repeated: 0,
+            noticed: Vec::new(),
             session: None,
         }
     }
@@ -175,6 +182,12 @@ impl Record {
         ] {
             if let Some(text) = text {
                 clip(text, limit);
+            }
+        }
+        self.noticed.truncate(NOTICED_MAX);
+        for noticed in &mut self.noticed {
+            if let Some(about) = &mut noticed.about {
+                clip(about, NOTICED_ABOUT_MAX);
             }
         }
         if let Some(session) = &mut self.session {

@@ -16,7 +16,8 @@ use rustix::net::SendFlags;
 use serde::Deserialize;
 
 use super::{
-    Audit, AuditUnavailable, Blame, Kind, MAX_LINE, Outcome, Phase, Record, Source, Subject,
+    Audit, AuditUnavailable, Blame, Kind, MAX_LINE, NOTICED_MAX, NOTICED_WHAT_MAX, Noticed,
+    Outcome, Phase, Record, Source, Subject,
 };
 use crate::{identity::Process, names::RuleId, worker::packet};
 
@@ -118,6 +119,8 @@ struct Handed {
     blame: Option<Blame>,
     #[serde(default)]
     repeated: u64,
+    #[serde(default)]
+    noticed: Vec<Noticed>,
 }
 
 /// What is wrong with a line. The worker is ended for it.
@@ -146,6 +149,13 @@ fn decode(
     let is_loss = handed.kind == Kind::Loss;
     if !is_loss && (handed.outcome.is_none() || handed.agent.is_none()) {
         return Err(malformed("a decision without an outcome"));
+    }
+    let odd = handed
+        .noticed
+        .iter()
+        .any(|noticed| !is_label(&noticed.what));
+    if odd || handed.noticed.len() > NOTICED_MAX {
+        return Err(malformed("what was noticed has no label"));
     }
     let mut record = Record::new(
         &subject(handed.policy.as_deref()),
@@ -184,7 +194,15 @@ fn decode(
     record.duration_us = handed.duration_us;
     record.blame = handed.blame;
     record.repeated = handed.repeated;
+    record.noticed = handed.noticed;
     Ok(record)
+}
+
+fn is_label(text: &str) -> bool {
+    (1..=NOTICED_WHAT_MAX).contains(&text.len())
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-'))
 }
 
 /// The same text with a life of its own; none when it is no label or there are too many.

@@ -50,6 +50,26 @@ pub struct Event {
     pub wire: Bytes,
 }
 
+impl Event {
+    /// The same event with other data, which is one line.
+    #[must_use]
+    pub fn with_data(&self, data: &str) -> Bytes {
+        let mut wire = BytesMut::with_capacity(data.len() + 64);
+        let text = String::from_utf8_lossy(&self.wire);
+        for line in text.split(['\n', '\r']).filter(|line| !line.is_empty()) {
+            let (field, _) = line.split_once(':').unwrap_or((line, ""));
+            if field.trim_start_matches('\u{feff}') != "data" {
+                wire.extend_from_slice(line.as_bytes());
+                wire.extend_from_slice(b"\n");
+            }
+        }
+        wire.extend_from_slice(b"data: ");
+        wire.extend_from_slice(data.as_bytes());
+        wire.extend_from_slice(b"\n\n");
+        wire.freeze()
+    }
+}
+
 /// Reads a stream of events as it arrives.
 #[derive(Debug, Default)]
 pub struct Reader {
@@ -166,6 +186,24 @@ mod tests {
 
     /// Type and data of an event.
     type Said = (Option<String>, Option<String>);
+
+    #[test]
+    fn data_is_replaced_and_the_rest_stays() {
+        let mut input = BytesMut::from(
+            &b"\xef\xbb\xbfid: 7\r\nevent: message\r\ndata: {\ndata:}\n: note\nretry: 5\n\n"[..],
+        );
+        let event = Reader::default().feed(&mut input).unwrap().unwrap();
+        assert_eq!(event.data.as_deref(), Some("{\n}"));
+        let mut again = BytesMut::from(&event.with_data("[]")[..]);
+        let again = Reader::default().feed(&mut again).unwrap().unwrap();
+        assert_eq!(again.data.as_deref(), Some("[]"));
+        assert_eq!(again.kind.as_deref(), Some("message"));
+        let wire = String::from_utf8(again.wire.to_vec()).unwrap();
+        assert!(
+            wire.contains("id: 7\n") && wire.contains("retry: 5\n"),
+            "{wire}"
+        );
+    }
 
     /// What a stream says when it arrives in these pieces, its octets again, and what is left.
     fn read(pieces: &[&[u8]]) -> (Vec<Said>, Vec<u8>, Vec<u8>) {

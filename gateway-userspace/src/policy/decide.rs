@@ -60,7 +60,26 @@ impl Policy {
     }
 
     fn decide_alone(&self, request: &Request<'_>) -> Decision {
-        match (self.mode, self.enforce(request)) {
+        self.carry_out(self.enforce(request))
+    }
+
+    /// The decision on something else that is said where the request goes, without the node's.
+    pub(super) fn decide_spoken(&self, request: &Request<'_>, spoken: Spoken<'_>) -> Decision {
+        self.carry_out(decision(self.judge(request, spoken)))
+    }
+
+    /// Calls `visit` with each rule that names where the request goes.
+    pub(super) fn visit(&self, request: &Request<'_>, mut visit: impl FnMut(&Rule, &Target)) {
+        self.inner.index.visit(request, |slot| {
+            if let Some((rule, target)) = self.at(slot) {
+                visit(rule, target);
+            }
+        });
+    }
+
+    /// What is refused, passes in observe mode.
+    fn carry_out(&self, decision: Decision) -> Decision {
+        match (self.mode, decision) {
             (Mode::Observe, Decision::Deny(denial) | Decision::Approve(denial)) => {
                 Decision::Allow(Grant {
                     rule: None,
@@ -90,11 +109,7 @@ impl Policy {
                 batch => self.judge_all(request, batch),
             },
         };
-        match judged {
-            Ok(grant) => Decision::Allow(grant),
-            Err(Refusal::Approve(denial)) => Decision::Approve(denial),
-            Err(Refusal::Deny(denial)) => Decision::Deny(denial),
-        }
+        decision(judged)
     }
 
     /// What is said to the MCP server that the request may be for; none if no rule knows one there.
@@ -360,6 +375,14 @@ impl Policy {
     fn at(&self, slot: Slot) -> Option<(&Rule, &Target)> {
         let rule = self.rules().get(slot.rule)?;
         Some((rule, rule.targets.get(slot.target)?))
+    }
+}
+
+fn decision(judged: Result<Grant, Refusal>) -> Decision {
+    match judged {
+        Ok(grant) => Decision::Allow(grant),
+        Err(Refusal::Approve(denial)) => Decision::Approve(denial),
+        Err(Refusal::Deny(denial)) => Decision::Deny(denial),
     }
 }
 

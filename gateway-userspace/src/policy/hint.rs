@@ -65,7 +65,9 @@ pub(super) fn finding(rule: &Rule, target: &Target, outcome: Outcome, ask: Ask<'
         }
         Outcome::NotMcp => match ask.spoken {
             Spoken::Unclear(why) => format!("{does} calls of MCP, and {why}"),
-            Spoken::NoServer | Spoken::Nothing | Spoken::Message(_) => String::new(),
+            Spoken::NoServer | Spoken::Nothing | Spoken::Offered(_) | Spoken::Message(_) => {
+                String::new()
+            }
         },
         Outcome::OtherCall => match &rule.traffic {
             Traffic::Mcp(mcp) => format!("{does} no call but {}", Named(mcp)),

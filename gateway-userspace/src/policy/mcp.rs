@@ -39,6 +39,32 @@ pub struct Mcp {
     pub server: Server,
     /// Which calls; all if every list is empty.
     pub calls: Calls,
+    /// Whether what the server says of its tools must stay what it was.
+    pub pin: Pin,
+}
+
+/// What becomes of a tool of which the server says something else than at first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub enum Pin {
+    /// Nobody looks.
+    #[default]
+    Off,
+    /// It is recorded.
+    Alert,
+    /// It is recorded, hidden from the agent, and calls of it are refused.
+    Block,
+}
+
+/// What an agent gets to see of something that a server offers.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Offer {
+    /// It is shown.
+    Shown {
+        /// The strictest of what the rules that cover it say of its definition.
+        pin: Pin,
+    },
+    /// It is not, since no rule lets the agent call it.
+    Hidden,
 }
 
 /// Where on its host a server is.
@@ -130,6 +156,8 @@ pub(super) enum Spoken<'a> {
     Nothing,
     /// This message; of a batch, one after the other.
     Message(&'a Message<'a>),
+    /// Nothing yet: the server offers what could be called so, with arguments unknown.
+    Offered(&'a Call<'a>),
     /// It has no one reading.
     Unclear(McpError),
 }
@@ -166,6 +194,8 @@ pub struct Called {
     pub what: Option<String>,
     /// The ids of the requests, which are answered.
     pub ids: Vec<Value>,
+    /// The tools that are called.
+    pub tools: Vec<String>,
 }
 
 /// What is called, as far as it can be told.
@@ -176,7 +206,19 @@ pub(super) fn called(content: Content<'_>) -> Called {
     else {
         return Called::default();
     };
-    let what = match mcp::messages(json).as_deref() {
+    let messages = mcp::messages(json);
+    let tools = messages
+        .iter()
+        .flatten()
+        .filter_map(|message| match message {
+            Message::Call(Call {
+                object: Object::Tool(name, _),
+                ..
+            }) => Some((*name).to_owned()),
+            Message::Call(_) | Message::Answer => None,
+        });
+    let tools = tools.collect();
+    let what = match messages.as_deref() {
         Ok([Message::Call(call)]) => Some(match call.object.name() {
             Some(name) => format!("{} {name}", call.method),
             None => call.method.to_owned(),
@@ -186,7 +228,7 @@ pub(super) fn called(content: Content<'_>) -> Called {
         Err(_) => None,
     };
     let ids = ids(json);
-    Called { what, ids }
+    Called { what, ids, tools }
 }
 
 fn ids(json: &Value) -> Vec<Value> {

@@ -185,6 +185,7 @@ impl<'a> Ask<'a> {
             call: match self.spoken {
                 Spoken::Message(Message::Call(call)) => Some(call),
                 Spoken::Message(Message::Answer)
+                | Spoken::Offered(_)
                 | Spoken::NoServer
                 | Spoken::Nothing
                 | Spoken::Unclear(_) => None,
@@ -325,6 +326,16 @@ impl Rule {
             }
             Spoken::Message(Message::Call(call)) => {
                 mcp.calls.cover(call, self.action, self.when.is_some())
+            }
+            // What arguments it will have, nobody knows: a condition may come to hold.
+            Spoken::Offered(call) => {
+                return match (mcp.calls.cover(call, self.action, false), self.action) {
+                    (Cover::No, _) => Outcome::OtherCall,
+                    (Cover::Base | Cover::Named, Action::Deny) if self.when.is_some() => {
+                        Outcome::OtherCall
+                    }
+                    (Cover::Base | Cover::Named, _) => self.covers(),
+                };
             }
         };
         match cover {

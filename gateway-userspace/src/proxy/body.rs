@@ -9,6 +9,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::{
     activity::{Activity, End},
+    failure::Failure,
     http1::{
         chunked::{self, ChunkError, Decoder, Step},
         fields::Fields,
@@ -17,7 +18,10 @@ use super::{
     },
     wire::{Input, Output},
 };
-use crate::config::Limits;
+use crate::{
+    config::Limits,
+    inspect::{Events, Inspector},
+};
 
 /// Why a body did not get through.
 #[derive(Debug)]
@@ -28,6 +32,8 @@ pub(crate) enum RelayError {
     Sink,
     /// The body is not what its framing says.
     Malformed(ChunkError),
+    /// It is refused for what it says. The receiver was told.
+    Refused(Box<Failure>),
 }
 
 /// What is left of a body to be read.
@@ -97,8 +103,42 @@ pub(crate) async fn read_ahead(
     }
 }
 
+/// Takes a whole body; none if it is larger than `most`. Trailers are dropped.
+///
+/// # Errors
+/// As [`Relay::run`], for the sender's side.
+pub(crate) async fn read_whole(
+    input: &mut Input<'_>,
+    body: Body,
+    most: usize,
+    limits: &Limits,
+    activity: &Activity,
+) -> Result<Option<Bytes>, RelayError> {
+    let mut rest = Rest::of(body, limits);
+    let mut whole = BytesMut::new();
+    loop {
+        match rest.step(input.buffer).map_err(RelayError::Malformed)? {
+            Step::Data(data) if data.len() > most - whole.len() => return Ok(None),
+            Step::Data(data) => whole.extend_from_slice(&data),
+            Step::End(_) => return Ok(Some(whole.freeze())),
+            Step::Starved => {
+                let read = input.fill().await;
+                activity.touch();
+                match (read, &rest) {
+                    (Ok(1..), _) => {}
+                    (Ok(0), Rest::UntilClose) => return Ok(Some(whole.freeze())),
+                    (Ok(0) | Err(_), _) => return Err(RelayError::Source),
+                }
+            }
+        }
+    }
+}
+
+/// Who reads a stream of events on its way.
+pub(crate) type Reading<'a, 'i> = (&'a mut Inspector<'i>, Box<Events>);
+
 /// One direction of an exchange.
-pub(crate) struct Relay<'a, 'w> {
+pub(crate) struct Relay<'a, 'w, 'i> {
     /// Where the body comes from, directly behind its head.
     pub(crate) input: Input<'w>,
     /// Where it goes.
@@ -113,9 +153,11 @@ pub(crate) struct Relay<'a, 'w> {
     pub(crate) activity: &'a Activity,
     /// Counts what was written.
     pub(crate) count: &'a AtomicU64,
+    /// Who reads it on its way, if anybody.
+    pub(crate) reading: Option<Reading<'a, 'i>>,
 }
 
-impl Relay<'_, '_> {
+impl Relay<'_, '_, '_> {
     /// Writes `head`, then the body; what is at hand goes out together.
     ///
     /// # Errors
@@ -129,30 +171,54 @@ impl Relay<'_, '_> {
                 .step(self.input.buffer)
                 .map_err(RelayError::Malformed)?
             {
-                Step::Data(data) if self.coding == Coding::Chunked => {
-                    pending.extend_from_slice(&chunked::size_line(data.len()));
-                    self.send(&mut pending, data).await?;
-                    pending.extend_from_slice(b"\r\n");
-                }
-                Step::Data(data) => self.send(&mut pending, data).await?,
-                Step::End(trailers) => {
-                    if self.coding == Coding::Chunked {
-                        chunked::write_end(&mut pending, &trailers);
+                Step::Data(data) => match &mut self.reading {
+                    None => self.data(&mut pending, data).await?,
+                    Some((inspector, events)) => {
+                        let mut instead = BytesMut::new();
+                        let read = inspector.events(events, &data, &mut instead);
+                        if !instead.is_empty() {
+                            self.data(&mut pending, instead.freeze()).await?;
+                        }
+                        if let Err(failure) = read {
+                            self.end(&mut pending, &Fields::default()).await?;
+                            return Err(RelayError::Refused(Box::new(failure)));
+                        }
                     }
-                    return self.send(&mut pending, Bytes::new()).await;
-                }
+                },
+                Step::End(trailers) => return self.end(&mut pending, &trailers).await,
                 Step::Starved => {
                     self.send(&mut pending, Bytes::new()).await?;
                     let read = self.input.fill().await;
                     self.activity.touch();
                     match (read, &rest) {
                         (Ok(1..), _) => {}
-                        (Ok(0), Rest::UntilClose) => return Ok(()),
+                        (Ok(0), Rest::UntilClose) => {
+                            return self.end(&mut pending, &Fields::default()).await;
+                        }
                         (Ok(0) | Err(_), _) => return Err(RelayError::Source),
                     }
                 }
             }
         }
+    }
+
+    async fn data(&mut self, pending: &mut BytesMut, data: Bytes) -> Result<(), RelayError> {
+        match self.coding {
+            Coding::Plain => self.send(pending, data).await,
+            Coding::Chunked => {
+                pending.extend_from_slice(&chunked::size_line(data.len()));
+                self.send(pending, data).await?;
+                pending.extend_from_slice(b"\r\n");
+                Ok(())
+            }
+        }
+    }
+
+    async fn end(&mut self, pending: &mut BytesMut, trailers: &Fields) -> Result<(), RelayError> {
+        if self.coding == Coding::Chunked {
+            chunked::write_end(pending, trailers);
+        }
+        self.send(pending, Bytes::new()).await
     }
 
     async fn send(&mut self, pending: &mut BytesMut, data: Bytes) -> Result<(), RelayError> {

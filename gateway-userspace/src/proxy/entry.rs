@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::failure::Failure;
 use crate::{
     app::Core,
-    audit::{Blame, Kind, Outcome, Phase, Record, Slot, Subject},
+    audit::{Blame, Kind, Noticed, Outcome, Phase, Record, Slot, Subject},
     identity::Peer,
     names::{AgentId, Host, RuleId},
     policy::{Denial, Grant, Permit, Policy},
@@ -94,6 +94,11 @@ impl Entry {
     /// What is called on an MCP server.
     pub(crate) fn calls(&mut self, what: Option<String>) {
         self.edit(|record| record.call = what);
+    }
+
+    /// What was noticed in what was said.
+    pub(crate) fn noticed(&mut self, noticed: Vec<Noticed>) {
+        self.edit(|record| record.noticed.extend(noticed));
     }
 
     /// The gateway reads it.

@@ -6,7 +6,7 @@ use bytes::BytesMut;
 
 use super::{
     activity::{Activity, End},
-    body::{Relay, RelayError},
+    body::{Relay, RelayError, read_whole},
     entry::Entry,
     failure::Failure,
     http1::{
@@ -17,7 +17,10 @@ use super::{
     },
     wire::{Input, NoHead, Output, Wire},
 };
-use crate::app::Core;
+use crate::{
+    app::Core,
+    inspect::{Form, Head, Inspector, Unread},
+};
 
 /// Interim responses to one request. More are a loop.
 pub(crate) const INTERIM_MAX: u32 = 16;
@@ -55,13 +58,15 @@ impl From<Failure> for Halt {
 }
 
 /// A request that is to be carried out.
-pub(crate) struct Going<'a> {
+pub(crate) struct Going<'a, 'i> {
     /// As the agent sent it.
     pub(crate) head: &'a RequestHead,
     /// As the upstream gets it.
     pub(crate) out: BytesMut,
     /// Whether the agent may send another.
     pub(crate) may_stay: bool,
+    /// Who reads the answer, if anybody.
+    pub(crate) inspector: Option<&'a mut Inspector<'i>>,
 }
 
 /// Sends a request and its body, and relays the response, until `refused` says why no more.
@@ -74,17 +79,19 @@ pub(crate) async fn exchange(
     entry: &mut Entry,
     agent: &mut Wire,
     upstream: &mut Wire,
-    going: Going<'_>,
+    going: Going<'_, '_>,
     refused: impl Future<Output = String>,
 ) -> Result<Done, Halt> {
     let Going {
         head,
         out,
         may_stay,
+        inspector,
     } = going;
     let limits = &core.context.limits;
     let activity = Activity::begin();
     let (sent_whole, begun) = (AtomicBool::new(false), AtomicBool::new(false));
+    let told = AtomicBool::new(false);
     let (agent_in, mut agent_out) = agent.split();
     let (upstream_in, mut upstream_out) = upstream.split();
 
@@ -100,6 +107,7 @@ pub(crate) async fn exchange(
         },
         activity: &activity,
         count: &traffic.out,
+        reading: None,
     };
     let send = async {
         let sent = request.run(out, limits).await;
@@ -113,27 +121,67 @@ pub(crate) async fn exchange(
         if response.status == 101 {
             return Ok((101, false, false, Some(response)));
         }
-        begun.store(true, Ordering::Relaxed);
-        let agent_stays = may_stay
-            && head.keep_alive
-            && response.is_delimited_for(head.version)
-            && sent_whole.load(Ordering::Relaxed)
-            && !core.drain.is_cancelled();
+        let version = head.version;
+        let may_stay = || {
+            may_stay
+                && head.keep_alive
+                && sent_whole.load(Ordering::Relaxed)
+                && !core.drain.is_cancelled()
+        };
         let mut out = BytesMut::with_capacity(1024);
-        response.write(&mut out, head.version, agent_stays);
+        let form = match inspector {
+            Some(inspector) if response.body != Body::Empty => {
+                let form = form(inspector, &response)?;
+                Some((inspector, form))
+            }
+            Some(_) | None => None,
+        };
+        let (coding, agent_stays, reading) = match form {
+            None => {
+                let stays = may_stay() && response.is_delimited_for(version);
+                response.write(&mut out, version, stays);
+                (response.coding_for(version), stays, None)
+            }
+            Some((inspector, Form::Events(events))) => {
+                let stays = may_stay() && version == Version::Http11;
+                response.write_read(&mut out, None, version, stays);
+                let coding = match version {
+                    Version::Http11 => Coding::Chunked,
+                    Version::Http10 => Coding::Plain,
+                };
+                (coding, stays, Some((inspector, events)))
+            }
+            Some((inspector, Form::Whole(whole))) => {
+                let _room = core.room_for_answer().await?;
+                let most = limits.answer_bytes;
+                let body = read_whole(&mut upstream_in, response.body, most, limits, &activity);
+                let body = body.await.map_err(unreadable)?;
+                let body = body.ok_or(Failure::AnswerUnread(Unread::TooLarge))?;
+                let body = inspector.whole(whole, &body)?;
+                let stays = may_stay();
+                begun.store(true, Ordering::Relaxed);
+                response.write_read(&mut out, Some(body.len()), version, stays);
+                out.extend_from_slice(&body);
+                let sent = activity.filling(End::Agent, agent_out.send(&out));
+                sent.await.map_err(|_| Failure::AgentGone)?;
+                traffic.back.fetch_add(out.len() as u64, Ordering::Relaxed);
+                return Ok((response.status, stays, response.keep_alive, None));
+            }
+        };
+        begun.store(true, Ordering::Relaxed);
         let body = Relay {
             input: upstream_in,
             output: &mut agent_out,
             to: End::Agent,
             body: response.body,
-            coding: response.coding_for(head.version),
+            coding,
             activity: &activity,
             count: &traffic.back,
+            reading,
         };
-        body.run(out, limits).await.map_err(|error| match error {
-            RelayError::Source => Failure::UpstreamGone,
-            RelayError::Sink => Failure::AgentGone,
-            RelayError::Malformed(error) => Failure::ResponseBody(error),
+        body.run(out, limits).await.map_err(|error| {
+            told.store(matches!(error, RelayError::Refused(_)), Ordering::Relaxed);
+            unreadable(error)
         })?;
         Ok((response.status, agent_stays, response.keep_alive, None))
     };
@@ -157,6 +205,7 @@ pub(crate) async fn exchange(
                         Err(RelayError::Malformed(error)) => {
                             break Err(Failure::RequestBody(error));
                         }
+                        Err(RelayError::Refused(failure)) => break Err(*failure),
                     }
                 }
                 received = &mut receive => break received,
@@ -178,8 +227,27 @@ pub(crate) async fn exchange(
         Err(failure) => Err(Halt {
             failure,
             begun: begun.into_inner(),
-            told: false,
+            told: told.into_inner(),
         }),
+    }
+}
+
+/// How an answer is read.
+fn form(inspector: &Inspector<'_>, response: &ResponseHead) -> Result<Form, Failure> {
+    let encodings: Vec<_> = response.all("content-encoding").collect();
+    inspector.form(&Head {
+        status: response.status,
+        content_type: response.all("content-type").next(),
+        encodings: &encodings,
+    })
+}
+
+fn unreadable(error: RelayError) -> Failure {
+    match error {
+        RelayError::Source => Failure::UpstreamGone,
+        RelayError::Sink => Failure::AgentGone,
+        RelayError::Malformed(error) => Failure::ResponseBody(error),
+        RelayError::Refused(failure) => *failure,
     }
 }
 

@@ -12,6 +12,7 @@ use super::{
 use crate::{
     audit::Blame,
     dns::resolver::ResolveError,
+    inspect::Unread,
     names::{BadHost, Host},
     policy::Denial,
     websocket::{
@@ -152,6 +153,9 @@ pub(crate) enum Failure {
     /// A response body that is not what its framing says.
     #[error("the upstream's response: {0}")]
     ResponseBody(ChunkError),
+    /// An answer that policy is about, and that cannot be read.
+    #[error("the answer cannot be read, and policy is about what it says: {0}")]
+    AnswerUnread(Unread),
     /// More interim responses than anybody needs.
     #[error("the upstream sent too many interim responses")]
     InterimLimit,
@@ -275,6 +279,7 @@ impl Failure {
             Self::UpstreamStalled => upstream("upstream_stalled", 504),
             Self::Response(error) => upstream(error.label(), 502),
             Self::ResponseBody(error) => upstream(error.label(), 502),
+            Self::AnswerUnread(unread) => upstream(unread.label(), 502),
             Self::InterimLimit => upstream("interim_limit", 502),
             Self::Idle => ended("idle", 504, "gateway_failed", Blame::Agent),
             Self::AgeLimit => ended("age_limit", 504, "gateway_failed", Blame::Us),

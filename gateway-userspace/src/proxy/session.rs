@@ -29,6 +29,7 @@ use crate::{
     app::Core,
     audit::{Blame, Kind},
     identity::Peer,
+    inspect::Inspector,
     names::Host,
     policy::{Called, Facts, Permit, Policy, Request, Scheme},
     tls::Protocol,
@@ -317,7 +318,18 @@ impl<'a> Session<'a> {
         if let Some(called) = &self.called {
             entry.calls(called.what.clone());
         }
+        let agent = &self.peer.agent;
         let permit = authorize(self.core, policy, entry, &request, &host, port).await?;
+        let mut inspector = self.called.as_ref().map(|called| {
+            let from = (policy, &self.core.definitions);
+            let most = self.core.context.limits.answer_bytes;
+            Inspector::new(from, (agent, &request), called, most, entry.event())
+        });
+        if let Some(inspector) = &mut inspector {
+            let refused = inspector.refuses_call();
+            entry.noticed(inspector.take_noticed());
+            refused.map_err(Failure::Denied)?;
+        }
         let mut kept = self.upstream.take();
         kept.take_if(|kept| !kept.serves(&permit, &host, port));
         loop {
@@ -336,8 +348,13 @@ impl<'a> Session<'a> {
                 head,
                 out,
                 may_stay: !last,
+                inspector: inspector.as_mut(),
             };
-            match exchange(self.core, entry, agent, wire, going, refused).await {
+            let exchanged = exchange(self.core, entry, agent, wire, going, refused).await;
+            if let Some(inspector) = &mut inspector {
+                entry.noticed(inspector.take_noticed());
+            }
+            match exchanged {
                 Ok(Done {
                     switched: Some(answer),
                     ..
@@ -411,6 +428,7 @@ impl<'a> Session<'a> {
             .map_err(|error| match error {
                 RelayError::Malformed(error) => Failure::RequestBody(error),
                 RelayError::Source | RelayError::Sink => Failure::AgentGone,
+                RelayError::Refused(failure) => *failure,
             })?;
         // Those that the upstream will undo.
         let encodings = head.fields();

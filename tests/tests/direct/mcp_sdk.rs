@@ -120,7 +120,8 @@ async fn calls_pass_or_are_refused_in_its_own_terms() {
         let client = ().serve_with_lifecycle(transport(&rig, &url), lifecycle);
         let client = in_time(client).await.unwrap();
         let tools = in_time(client.list_all_tools()).await.unwrap();
-        assert_eq!(tools.len(), TOOLS.len());
+        let tools: Vec<_> = tools.iter().map(|tool| &*tool.name).collect();
+        assert_eq!(tools, ["search_tickets", "refund"], "of {TOOLS:?}");
         for (tool, amount, refused) in [
             ("search_tickets", 0, None),
             ("refund", 100, None),

@@ -84,7 +84,16 @@ pub(super) struct Seen {
 pub(super) struct SecureOrigin {
     pub(super) address: SocketAddr,
     seen: Arc<Mutex<Vec<Seen>>>,
+    reply: Arc<Mutex<Option<Reply>>>,
     connections: Arc<AtomicUsize>,
+}
+
+/// What an origin says instead of what it was sent.
+#[derive(Clone)]
+pub(super) struct Reply {
+    pub(super) status: u16,
+    pub(super) fields: Vec<(&'static str, &'static str)>,
+    pub(super) body: Bytes,
 }
 
 impl SecureOrigin {
@@ -138,16 +147,22 @@ impl SecureOrigin {
         let origin = Self {
             address: listener.local_addr().unwrap(),
             seen: Arc::default(),
+            reply: Arc::default(),
             connections: Arc::default(),
         };
         let (seen, connections) = (Arc::clone(&origin.seen), Arc::clone(&origin.connections));
+        let reply = Arc::clone(&origin.reply);
         tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
                 connections.fetch_add(1, Ordering::SeqCst);
                 let (seen, acceptor) = (Arc::clone(&seen), acceptor.clone());
+                let reply = Arc::clone(&reply);
                 tokio::spawn(async move {
-                    let service = service_fn(|request| answer(request, Arc::clone(&seen)));
+                    let service = service_fn(|request| {
+                        let reply = reply.lock().unwrap().clone();
+                        answer(request, Arc::clone(&seen), reply)
+                    });
                     let server = auto::Builder::new(TokioExecutor::new());
                     let _ended = match acceptor {
                         Some(acceptor) => {
@@ -169,6 +184,11 @@ impl SecureOrigin {
         super::rig::allow_origin(self.address) + more
     }
 
+    /// What it says from now on.
+    pub(super) fn reply_with(&self, reply: Reply) {
+        *self.reply.lock().unwrap() = Some(reply);
+    }
+
     /// What reached it.
     pub(super) fn seen(&self) -> Vec<Seen> {
         self.seen.lock().unwrap().clone()
@@ -183,6 +203,7 @@ impl SecureOrigin {
 async fn answer(
     request: Request<Incoming>,
     seen: Arc<Mutex<Vec<Seen>>>,
+    reply: Option<Reply>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let (head, body) = request.into_parts();
     let Ok(body) = body.collect().await else {
@@ -199,7 +220,14 @@ async fn answer(
         fields: fields.collect(),
         body: body.clone(),
     });
-    Ok(Response::new(Full::new(body)))
+    let Some(reply) = reply else {
+        return Ok(Response::new(Full::new(body)));
+    };
+    let mut response = Response::builder().status(reply.status);
+    for (name, value) in reply.fields {
+        response = response.header(name, value);
+    }
+    Ok(response.body(Full::new(reply.body)).unwrap())
 }
 
 /// How an agent opens TLS that trusts the gateway, offering these protocols.

@@ -8,8 +8,12 @@ use crate::{
     workspace,
 };
 
-/// Name and version of each: a WebSocket client, and how it asks a proxy.
-const PACKAGES: &[(&str, &str)] = &[("ws", "8.23.0"), ("https-proxy-agent", "9.1.0")];
+/// Name and version of each: a WebSocket client, how it asks a proxy, and the official MCP SDK.
+const PACKAGES: &[(&str, &str)] = &[
+    ("ws", "8.23.0"),
+    ("https-proxy-agent", "9.1.0"),
+    ("@modelcontextprotocol/sdk", "1.32.2"),
+];
 
 /// The packages, in a folder of their own: npm takes away what it was not asked for.
 pub(super) const NODE_PACKAGES: Step = Step {

@@ -3,9 +3,12 @@
 
 use serde_json::{Map, Value, json};
 
-use super::schema::{
-    self, BIND, CLIENT, DNS, EGRESS, EXPECT, INPUT, KUBERNETES, LIMIT, MCP, NETWORK, PROCESS, ROOT,
-    State, TEST, Table, UPSTREAM,
+use super::{
+    mcp::OnChange,
+    schema::{
+        self, BIND, CLIENT, DNS, EGRESS, EXPECT, INPUT, KUBERNETES, LIMIT, MCP, NETWORK, PROCESS,
+        ROOT, State, TEST, Table, UPSTREAM,
+    },
 };
 use crate::{
     identity::Assurance,
@@ -47,6 +50,8 @@ enum Form {
     Tables(&'static Forms),
     /// A text, or a table that says more.
     TextOr(&'static Forms),
+    /// `true`, `false`, or one of these words.
+    SwitchOr(fn() -> Vec<&'static str>),
 }
 
 /// The forms of a table's keys, each with what it means.
@@ -128,6 +133,9 @@ impl Form {
         match self {
             Self::Text => text(),
             Self::Switch => json!({ "type": "boolean" }),
+            Self::SwitchOr(words) => {
+                json!({ "anyOf": [{ "type": "boolean" }, { "enum": words() }] })
+            }
             Self::Exactly(number) => json!({ "const": number, "type": "integer" }),
             Self::Count => json!({ "type": "integer", "minimum": 0 }),
             Self::Number => json!({ "type": "number", "minimum": 0 }),
@@ -458,6 +466,11 @@ static MCP_FORMS: Forms = Forms {
             "methods",
             Form::Texts,
             "Methods of MCP; without it, those that every client needs.",
+        ),
+        (
+            "pin_definitions",
+            Form::SwitchOr(words::<OnChange>),
+            "What becomes of a tool whose definition is another than at first: hidden and refused (true, block), or recorded (alert).",
         ),
         (
             "private",

@@ -2,14 +2,15 @@
 
 use std::{net::IpAddr, ops::Range, sync::Arc};
 
+use toml::de::DeValue;
 use url::Url;
 
 use super::{egress::list, reader::Section};
 use crate::{
     names::Host,
     policy::{
-        Action, Calls, Fault, HostPattern, Inspect, Mcp, NamePattern, Scheme, Server, Target,
-        Traffic, path_pattern::is_plain, report::Problems,
+        Action, Calls, Fault, HostPattern, Inspect, Mcp, NamePattern, Pin, Scheme, Server, Target,
+        Traffic, Word, path_pattern::is_plain, report::Problems,
     },
 };
 
@@ -35,13 +36,17 @@ pub(super) fn body(
         prompts: names("prompts"),
         resources: names("resources"),
     };
+    if let (Action::Deny, Some(pin)) = (action, section.value("pin_definitions")) {
+        problems.add(Fault::NotForDeny("pin_definitions"), pin.span());
+    }
+    let pin = pin(section, problems);
     let Some((span, host, port, server)) = place(section, problems) else {
         let server = Server {
             scheme: Scheme::Https,
             path: "/".into(),
             query: "".into(),
         };
-        return (Vec::new(), Traffic::Mcp(Mcp { server, calls }), None);
+        return (Vec::new(), Traffic::Mcp(Mcp { server, calls, pin }), None);
     };
     if root == Inspect::Never && server.scheme == Scheme::Https {
         problems.add(Fault::HiddenServer, span.clone());
@@ -53,7 +58,45 @@ pub(super) fn body(
         hosts,
         ports: [port].into(),
     };
-    (vec![target], Traffic::Mcp(Mcp { server, calls }), named)
+    (
+        vec![target],
+        Traffic::Mcp(Mcp { server, calls, pin }),
+        named,
+    )
+}
+
+/// `true`, `false` or `"alert"`.
+fn pin(section: &mut Section<'_>, problems: &mut Problems) -> Pin {
+    const KEY: &str = "pin_definitions";
+    let is_text = section
+        .value(KEY)
+        .is_some_and(|value| matches!(value.get_ref(), DeValue::String(_)));
+    if is_text {
+        let word: OnChange = section.word(KEY, problems);
+        return match word {
+            OnChange::Block => Pin::Block,
+            OnChange::Alert => Pin::Alert,
+        };
+    }
+    match section
+        .take::<bool>(KEY, problems)
+        .map(toml::Spanned::into_inner)
+    {
+        Some(true) => Pin::Block,
+        Some(false) | None => Pin::Off,
+    }
+}
+
+/// What `pin_definitions` may say beside yes and no.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum OnChange {
+    Block,
+    Alert,
+}
+
+impl Word for OnChange {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("block", Self::Block), ("alert", Self::Alert)];
 }
 
 fn hosts_address(hosts: &HostPattern) -> Option<IpAddr> {

@@ -156,10 +156,7 @@ pub(super) static MCP: Table = Table {
             "when = 'mcp.tool != \"refund\" || mcp.args.amount <= 100'",
         ),
         built("action", "action = \"deny\""),
-        later(
-            "pin_definitions",
-            "delete it; what servers say of their tools is not compared yet",
-        ),
+        built("pin_definitions", "pin_definitions = true"),
         later("credential", NO_CREDENTIALS),
         later(
             "approval",

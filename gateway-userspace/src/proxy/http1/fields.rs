@@ -141,6 +141,18 @@ impl Fields {
         }
     }
 
+    /// The same without the coding of a body that was undone, and what was said of it as it was.
+    pub(super) fn write_decoded(&self, out: &mut BytesMut) {
+        for field in &self.0 {
+            if !self.ends_here(&field.name)
+                && !named_in(&REWRITTEN, &field.name)
+                && !is_of_encoded(&field.name)
+            {
+                write_field(out, &field.name, &field.value);
+            }
+        }
+    }
+
     /// Writes trailer fields.
     pub(super) fn write_trailers(&self, out: &mut BytesMut) {
         for field in &self.0 {
@@ -156,6 +168,20 @@ impl Fields {
                 .list("connection")
                 .any(|listed| listed.eq_ignore_ascii_case(name))
     }
+}
+
+/// Whether a field of this name is about the octets of a body as they were sent.
+pub(crate) fn is_of_encoded(name: &[u8]) -> bool {
+    const OF_OCTETS: [&[u8]; 7] = [
+        b"accept-ranges",
+        b"content-digest",
+        b"content-encoding",
+        b"content-md5",
+        b"digest",
+        b"repr-digest",
+        b"trailer",
+    ];
+    named_in(&OF_OCTETS, name)
 }
 
 /// Whether some would take it for a field that the gateway writes itself.

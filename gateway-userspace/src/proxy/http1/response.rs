@@ -120,6 +120,33 @@ impl ResponseHead {
         }
     }
 
+    /// The values of all fields of this (lower-case) name.
+    pub(crate) fn all(&self, name: &'static str) -> impl Iterator<Item = &[u8]> {
+        self.fields.all(name)
+    }
+
+    /// Writes the head for an agent that gets a body without a content coding in place of what
+    /// came: of this length, or in chunks where there is none and the agent takes them.
+    pub(crate) fn write_read(
+        &self,
+        out: &mut BytesMut,
+        length: Option<usize>,
+        agent: Version,
+        keep_alive: bool,
+    ) {
+        let _infallible = write!(out, "HTTP/1.1 {} {}\r\n", self.status, self.reason);
+        self.fields.write_decoded(out);
+        match (length, agent) {
+            (Some(length), _) => {
+                let _infallible = write!(out, "Content-Length: {length}\r\n");
+            }
+            (None, Version::Http11) => write_field(out, b"Transfer-Encoding", b"chunked"),
+            (None, Version::Http10) => {}
+        }
+        write_persistence(out, agent, keep_alive);
+        out.extend_from_slice(b"\r\n");
+    }
+
     /// Writes the head for an agent of this version.
     pub(crate) fn write(&self, out: &mut BytesMut, agent: Version, keep_alive: bool) {
         let _infallible = write!(out, "HTTP/1.1 {} {}\r\n", self.status, self.reason);
@@ -131,13 +158,17 @@ impl ResponseHead {
             if self.coding_for(agent) == Coding::Chunked {
                 write_field(out, b"Transfer-Encoding", b"chunked");
             }
-            match (keep_alive, agent) {
-                (false, _) => write_field(out, b"Connection", b"close"),
-                (true, Version::Http10) => write_field(out, b"Connection", b"keep-alive"),
-                (true, Version::Http11) => {}
-            }
+            write_persistence(out, agent, keep_alive);
         }
         out.extend_from_slice(b"\r\n");
+    }
+}
+
+fn write_persistence(out: &mut BytesMut, agent: Version, keep_alive: bool) {
+    match (keep_alive, agent) {
+        (false, _) => write_field(out, b"Connection", b"close"),
+        (true, Version::Http10) => write_field(out, b"Connection", b"keep-alive"),
+        (true, Version::Http11) => {}
     }
 }
 

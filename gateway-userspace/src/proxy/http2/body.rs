@@ -9,7 +9,13 @@ use bytes::{Bytes, BytesMut};
 use h2::{RecvStream, SendStream};
 
 use super::head::trailers;
-use crate::proxy::activity::{Activity, End};
+use crate::{
+    inspect::{Events, Inspector},
+    proxy::{
+        activity::{Activity, End},
+        failure::Failure,
+    },
+};
 
 /// Which side of a direction broke.
 #[derive(Debug)]
@@ -41,6 +47,48 @@ pub(super) async fn pump(
     .map_err(|_| Broken::Sink)
 }
 
+/// Passes on a stream of events as somebody reads it, without trailers.
+///
+/// # Errors
+/// Which side broke, or why no more passes; the agent was told then.
+pub(super) async fn pump_read(
+    source: &mut RecvStream,
+    sink: &mut SendStream<Bytes>,
+    (inspector, events): (&mut Inspector<'_>, &mut Events),
+    activity: &Activity,
+    count: &AtomicU64,
+) -> Result<(), BrokenOr> {
+    while let Some(data) = source.data().await {
+        let data = data.map_err(|_| Broken::Source)?;
+        activity.touch();
+        let mut instead = BytesMut::new();
+        let read = inspector.events(events, &data, &mut instead);
+        push((sink, End::Agent), instead.freeze(), activity, count).await?;
+        if let Err(failure) = read {
+            sink.send_data(Bytes::new(), true)
+                .map_err(|_| Broken::Sink)?;
+            return Err(BrokenOr::Refused(failure));
+        }
+        let release = source.flow_control().release_capacity(data.len());
+        release.map_err(|_| Broken::Source)?;
+    }
+    let ended = sink.send_data(Bytes::new(), true);
+    ended.map_err(|_| Broken::Sink.into())
+}
+
+/// Why a stream that is read does not go on.
+#[derive(Debug)]
+pub(super) enum BrokenOr {
+    Broken(Broken),
+    Refused(Failure),
+}
+
+impl From<Broken> for BrokenOr {
+    fn from(broken: Broken) -> Self {
+        Self::Broken(broken)
+    }
+}
+
 /// Passes on one piece.
 pub(super) async fn push(
     (sink, to): (&mut SendStream<Bytes>, End),
@@ -60,10 +108,12 @@ pub(super) async fn push(
 pub(super) async fn read_ahead(
     source: &mut RecvStream,
     most: usize,
+    activity: &Activity,
 ) -> Result<(Bytes, bool), Broken> {
     let mut ahead = BytesMut::new();
     while let Some(data) = source.data().await {
         let data = data.map_err(|_| Broken::Source)?;
+        activity.touch();
         let release = source.flow_control().release_capacity(data.len());
         release.map_err(|_| Broken::Source)?;
         ahead.extend_from_slice(&data);

@@ -115,6 +115,25 @@ pub(super) fn response(head: &http::response::Parts) -> Response<()> {
     response
 }
 
+/// The response for an agent that gets a body without a content coding in place of what came: of
+/// this length, where that is known.
+pub(super) fn response_read(head: &http::response::Parts, length: Option<usize>) -> Response<()> {
+    let mut response = response(head);
+    let fields = response.headers_mut();
+    let gone = fields.keys().filter(|name| {
+        let name = name.as_str().as_bytes();
+        name == b"content-length" || fields::is_of_encoded(name)
+    });
+    let gone: Vec<HeaderName> = gone.cloned().collect();
+    for name in gone {
+        fields.remove(name);
+    }
+    if let Some(length) = length {
+        fields.insert(header::CONTENT_LENGTH, length.into());
+    }
+    response
+}
+
 /// The fields that are meant for the other end.
 pub(super) fn end_to_end(all: &HeaderMap) -> HeaderMap {
     let fields = all

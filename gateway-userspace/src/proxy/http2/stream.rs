@@ -20,13 +20,14 @@ use uuid::Uuid;
 
 use super::{
     Shared,
-    body::{Broken, pump, push, read_ahead},
+    body::{Broken, BrokenOr, pump, pump_read, push, read_ahead},
     client::Client,
     head::{self, Asked},
 };
 use crate::{
     app::Core,
     audit::Kind,
+    inspect::{Form, Head, Inspector, Unread},
     policy::{self, Called, Facts, Permit, Policy},
     proxy::{
         activity::{Activity, End},
@@ -71,6 +72,7 @@ pub(super) async fn serve(
     );
     match Box::pin(carried).await {
         Ok(()) => entry.done(),
+        Err(failure) if progress.told.load(Ordering::Relaxed) => entry.failed(&failure),
         Err(failure) if progress.begun.load(Ordering::Relaxed) => {
             entry.failed(&failure);
             respond.send_reset(Reason::INTERNAL_ERROR);
@@ -89,8 +91,22 @@ pub(super) async fn serve(
 struct Progress {
     /// Whether the agent has the head of the response.
     begun: AtomicBool,
+    /// Whether it was told why the rest does not come.
+    told: AtomicBool,
     /// What it calls on an MCP server.
     called: OnceLock<Called>,
+}
+
+/// How an answer is read.
+fn form(inspector: &Inspector<'_>, parts: &http::response::Parts) -> Result<Form, Failure> {
+    let encodings = parts.headers.get_all(header::CONTENT_ENCODING);
+    let encodings: Vec<_> = encodings.iter().map(HeaderValue::as_bytes).collect();
+    let content_type = parts.headers.get(header::CONTENT_TYPE);
+    inspector.form(&Head {
+        status: parts.status.as_u16(),
+        content_type: content_type.map(HeaderValue::as_bytes),
+        encodings: &encodings,
+    })
 }
 
 async fn carry_out(
@@ -130,6 +146,16 @@ async fn carry_out(
         let _first = progress.called.set(called);
     }
     let permit = authorize(shared.core, policy, entry, &question, host, port).await?;
+    let mut inspector = progress.called.get().map(|called| {
+        let from = (policy, &shared.core.definitions);
+        let asked = (&shared.peer.agent, &question);
+        Inspector::new(from, asked, called, limits.answer_bytes, entry.event())
+    });
+    if let Some(inspector) = &mut inspector {
+        let refused = inspector.refuses_call();
+        entry.noticed(inspector.take_noticed());
+        refused.map_err(Failure::Denied)?;
+    }
     let out = head::request(head, &asked, shared.scope).map_err(Failure::Request)?;
     let sender = sender(shared, entry, &permit, &asked).await?;
     let refused = standing::refused(shared.core, &question);
@@ -138,11 +164,28 @@ async fn carry_out(
         room,
         rest: body,
     };
-    let exchange = exchange(shared, entry, sender, out, body, respond, &progress.begun);
-    tokio::select! {
+    let agent = Agent {
+        respond,
+        inspector: inspector.as_mut(),
+        progress,
+    };
+    let exchange = exchange(shared, entry, sender, out, body, agent);
+    let ended = tokio::select! {
         ended = exchange => ended,
         why = refused => Err(Failure::PolicyChanged(why)),
+    };
+    if let Some(inspector) = &mut inspector {
+        entry.noticed(inspector.take_noticed());
     }
+    ended
+}
+
+/// The agent's end of a stream.
+struct Agent<'a, 'i> {
+    respond: &'a mut SendResponse<Bytes>,
+    /// Who reads the answer, if anybody.
+    inspector: Option<&'a mut Inspector<'i>>,
+    progress: &'a Progress,
 }
 
 /// The body of a request, of which some may have been read.
@@ -169,7 +212,8 @@ async fn look<'a>(
     }
     let limits = &core.context.limits;
     let room = core.room_ahead().await?;
-    let read = read_ahead(body, limits.body_ahead);
+    let activity = Activity::begin();
+    let read = read_ahead(body, limits.body_ahead, &activity);
     let (ahead, whole) = tokio::time::timeout(limits.idle_timeout, read)
         .await
         .map_err(|_| Failure::AgentStalled)?
@@ -228,9 +272,13 @@ async fn exchange(
     mut sender: SendRequest<Bytes>,
     out: Request<()>,
     mut body: Upload<'_>,
-    respond: &mut SendResponse<Bytes>,
-    begun: &AtomicBool,
+    agent: Agent<'_, '_>,
 ) -> Result<(), Failure> {
+    let Agent {
+        respond,
+        inspector,
+        progress: Progress { begun, told, .. },
+    } = agent;
     let limits = &shared.core.context.limits;
     let activity = Activity::begin();
     let no_body = body.ahead.is_empty() && body.rest.is_end_stream();
@@ -269,10 +317,59 @@ async fn exchange(
     let receive = async {
         let response = response_head(response, respond, &activity).await?;
         let (parts, mut download) = response.into_parts();
+        let ends = download.is_end_stream();
+        let form = match inspector {
+            Some(inspector) if !ends => {
+                let form = form(inspector, &parts)?;
+                Some((inspector, form))
+            }
+            Some(_) | None => None,
+        };
+        let out = match form {
+            None => head::response(&parts),
+            Some((inspector, Form::Events(mut events))) => {
+                status.store(parts.status.as_u16(), Ordering::Relaxed);
+                begun.store(true, Ordering::Relaxed);
+                let mut sink = respond
+                    .send_response(head::response_read(&parts, None), false)
+                    .map_err(Failure::AgentHttp2)?;
+                let reading = (inspector, &mut *events);
+                let count = &traffic.back;
+                let pumped = pump_read(&mut download, &mut sink, reading, &activity, count).await;
+                return pumped.map_err(|broken| match broken {
+                    BrokenOr::Refused(failure) => {
+                        told.store(true, Ordering::Relaxed);
+                        failure
+                    }
+                    BrokenOr::Broken(Broken::Sink) => Failure::AgentGone,
+                    BrokenOr::Broken(Broken::Source) => {
+                        sink.send_reset(Reason::INTERNAL_ERROR);
+                        Failure::UpstreamGone
+                    }
+                });
+            }
+            Some((inspector, Form::Whole(whole))) => {
+                let _room = shared.core.room_for_answer().await?;
+                let read = read_ahead(&mut download, limits.answer_bytes, &activity).await;
+                let (body, true) = read.map_err(|_| Failure::UpstreamGone)? else {
+                    return Err(Failure::AnswerUnread(Unread::TooLarge));
+                };
+                let body = inspector.whole(whole, &body)?;
+                status.store(parts.status.as_u16(), Ordering::Relaxed);
+                begun.store(true, Ordering::Relaxed);
+                let mut sink = respond
+                    .send_response(head::response_read(&parts, Some(body.len())), false)
+                    .map_err(Failure::AgentHttp2)?;
+                push((&mut sink, End::Agent), body, &activity, &traffic.back)
+                    .await
+                    .map_err(|_| Failure::AgentGone)?;
+                return sink
+                    .send_data(Bytes::new(), true)
+                    .map_err(Failure::AgentHttp2);
+            }
+        };
         status.store(parts.status.as_u16(), Ordering::Relaxed);
         begun.store(true, Ordering::Relaxed);
-        let out = head::response(&parts);
-        let ends = download.is_end_stream();
         let mut sink = respond
             .send_response(out, ends)
             .map_err(Failure::AgentHttp2)?;

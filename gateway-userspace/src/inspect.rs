@@ -1,0 +1,281 @@
+//! Answers on their way back to the agent, read where policy is about what they say.
+//!
+//! Takes octets and gives what the agent gets instead. What cannot be read is not passed on.
+
+pub(crate) mod mcp;
+
+use bytes::{Bytes, BytesMut};
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::{
+    audit::{Noticed, NoticedAction},
+    content::{
+        DecodeError, Decoder, Limits,
+        json::{self, JsonError},
+        sse::{self, SseError},
+    },
+    definitions::Definitions,
+    names::AgentId,
+    policy::{Called, Denial, Policy, Request},
+    proxy::{failure::Failure, reply::Reply},
+};
+
+/// Entries that are kept of what is noticed in one answer.
+const NOTICED_MAX: usize = crate::audit::NOTICED_MAX;
+
+/// Why an answer that policy is about cannot be read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub(crate) enum Unread {
+    /// It is larger than what is read whole.
+    #[error("it is larger than the limit")]
+    TooLarge,
+    /// Its content coding cannot be undone.
+    #[error("{0}")]
+    Coding(DecodeError),
+    /// It is no stream of events.
+    #[error("{0}")]
+    Events(SseError),
+}
+
+impl Unread {
+    /// The stable label.
+    pub(crate) const fn label(self) -> &'static str {
+        match self {
+            Self::TooLarge => "answer_too_large",
+            Self::Coding(error) => error.label(),
+            Self::Events(error) => error.label(),
+        }
+    }
+}
+
+impl From<DecodeError> for Failure {
+    fn from(error: DecodeError) -> Self {
+        Self::AnswerUnread(Unread::Coding(error))
+    }
+}
+
+impl From<SseError> for Failure {
+    fn from(error: SseError) -> Self {
+        Self::AnswerUnread(Unread::Events(error))
+    }
+}
+
+/// What an answer's head says of its body.
+pub(crate) struct Head<'a> {
+    pub(crate) status: u16,
+    pub(crate) content_type: Option<&'a [u8]>,
+    /// Values of all `Content-Encoding` fields.
+    pub(crate) encodings: &'a [&'a [u8]],
+}
+
+/// How a body is read.
+pub(crate) enum Form {
+    /// Before the agent gets any of it.
+    Whole(Whole),
+    /// Event by event.
+    Events(Box<Events>),
+}
+
+/// A body that is read whole.
+pub(crate) struct Whole {
+    status: u16,
+    decoder: Decoder,
+}
+
+/// A body that is a stream of events.
+pub(crate) struct Events {
+    decoder: Decoder,
+    plain: BytesMut,
+    reader: sse::Reader,
+}
+
+/// Reads the answer to one request.
+pub(crate) struct Inspector<'a> {
+    policy: &'a Policy,
+    request: &'a Request<'a>,
+    definitions: &'a Definitions,
+    agent: &'a AgentId,
+    called: &'a Called,
+    /// Where the server is, as in records.
+    server: String,
+    /// Octets of a body that is read whole, decoded.
+    most: usize,
+    event: Uuid,
+    noticed: Vec<Noticed>,
+}
+
+/// What becomes of a message.
+enum Passed {
+    AsItIs,
+    Instead(Value),
+    /// Nothing of it.
+    Refused(Denial),
+}
+
+impl<'a> Inspector<'a> {
+    /// For the answer to what is called on an MCP server.
+    pub(crate) fn new(
+        (policy, definitions): (&'a Policy, &'a Definitions),
+        (agent, request): (&'a AgentId, &'a Request<'a>),
+        called: &'a Called,
+        most: usize,
+        event: Uuid,
+    ) -> Self {
+        Self {
+            policy,
+            request,
+            definitions,
+            agent,
+            called,
+            server: mcp::server(request).unwrap_or_default(),
+            most,
+            event,
+            noticed: Vec::new(),
+        }
+    }
+
+    /// What was noticed since this was asked last.
+    pub(crate) fn take_noticed(&mut self) -> Vec<Noticed> {
+        std::mem::take(&mut self.noticed)
+    }
+
+    /// How a body behind this head is read.
+    pub(crate) fn form(&self, head: &Head<'_>) -> Result<Form, Failure> {
+        let is_events = head.content_type.is_some_and(is_event_stream);
+        let limits = match is_events {
+            // A stream goes on for as long as the connection does.
+            true => Limits {
+                output: u64::MAX,
+                ..Limits::default()
+            },
+            false => Limits {
+                output: self.most as u64,
+                ..Limits::default()
+            },
+        };
+        let decoder = Decoder::for_encodings(head.encodings, limits)?;
+        Ok(match is_events {
+            true => Form::Events(Box::new(Events {
+                decoder,
+                plain: BytesMut::new(),
+                reader: sse::Reader::new(sse::Limits { event: self.most }),
+            })),
+            false => Form::Whole(Whole {
+                status: head.status,
+                decoder,
+            }),
+        })
+    }
+
+    /// What the agent gets instead of this body, without a content coding.
+    pub(crate) fn whole(&mut self, whole: Whole, body: &[u8]) -> Result<Bytes, Failure> {
+        let Whole {
+            status,
+            mut decoder,
+        } = whole;
+        let mut plain = BytesMut::new();
+        decoder.feed(body, &mut plain)?;
+        decoder.finish()?;
+        if plain.is_empty() {
+            return Ok(Bytes::new());
+        }
+        match self.parsed(&plain) {
+            Ok(message) => match self.message(&message) {
+                Passed::AsItIs => Ok(plain.freeze()),
+                Passed::Instead(message) => Ok(message.to_string().into()),
+                Passed::Refused(denial) => Err(Failure::Denied(denial)),
+            },
+            // An error page: no client takes it for a message.
+            Err(_) if status >= 400 && !json::is_meant(&plain) => Ok(plain.freeze()),
+            Err(error) => match self.unclear(&error) {
+                Some(denial) => Err(Failure::Denied(denial)),
+                None => Ok(plain.freeze()),
+            },
+        }
+    }
+
+    /// Adds to `out` what the agent gets instead of these octets of a stream.
+    ///
+    /// # Errors
+    /// The stream ends here. Where somebody waits for an answer, `out` ends with one that says so.
+    pub(crate) fn events(
+        &mut self,
+        events: &mut Events,
+        octets: &[u8],
+        out: &mut BytesMut,
+    ) -> Result<(), Failure> {
+        let Events {
+            decoder,
+            plain,
+            reader,
+        } = events;
+        decoder.feed(octets, plain)?;
+        while let Some(event) = reader.feed(plain)? {
+            let denial = match event.data.as_deref() {
+                None | Some("") => {
+                    out.extend_from_slice(&event.wire);
+                    continue;
+                }
+                Some(data) => match self.parsed(data.as_bytes()) {
+                    Ok(message) => match self.message(&message) {
+                        Passed::AsItIs => {
+                            out.extend_from_slice(&event.wire);
+                            continue;
+                        }
+                        Passed::Instead(message) => {
+                            out.extend_from_slice(&event.with_data(&message.to_string()));
+                            continue;
+                        }
+                        Passed::Refused(denial) => denial,
+                    },
+                    Err(error) => match self.unclear(&error) {
+                        Some(denial) => denial,
+                        None => {
+                            out.extend_from_slice(&event.wire);
+                            continue;
+                        }
+                    },
+                },
+            };
+            // Of a stream that answers nobody, the rest may be for somebody.
+            if self.called.ids.is_empty() {
+                continue;
+            }
+            let failure = Failure::Denied(denial);
+            let reply = Reply::new(&failure, self.event, Some(self.called));
+            out.extend_from_slice(b"event: message\ndata: ");
+            out.extend_from_slice(reply.body.trim_end().as_bytes());
+            out.extend_from_slice(b"\n\n");
+            return Err(failure);
+        }
+        Ok(())
+    }
+
+    fn parsed(&self, text: &[u8]) -> Result<Value, JsonError> {
+        let limits = json::Limits {
+            size: self.most,
+            ..json::Limits::default()
+        };
+        json::parse_within(text, limits)
+    }
+
+    fn notice(&mut self, what: &'static str, about: Option<String>, action: NoticedAction) {
+        if self.noticed.len() < NOTICED_MAX {
+            self.noticed.push(Noticed {
+                what: what.into(),
+                about,
+                rule: None,
+                action,
+            });
+        }
+    }
+}
+
+fn is_event_stream(content_type: &[u8]) -> bool {
+    let kind = content_type
+        .split(|&b| b == b';')
+        .next()
+        .unwrap_or_default();
+    kind.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
+}
