@@ -5,7 +5,7 @@
 pub(crate) mod mcp;
 
 use bytes::{Bytes, BytesMut};
-use serde_json::Value;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::{
@@ -109,9 +109,13 @@ pub(crate) struct Inspector<'a> {
 enum Passed {
     AsItIs,
     Instead(Value),
-    /// Nothing of it.
-    Refused(Denial),
+    /// Nothing of it. Where it asks the agent for something, the id under which it waits.
+    Refused(Denial, Option<Value>),
 }
+
+/// The method of a question that a client gets in place of one that is refused. No client knows it:
+/// the server is told so, and does not wait.
+const REFUSED: &str = "sluice/refused";
 
 impl<'a> Inspector<'a> {
     /// For the answer to what is called on an MCP server.
@@ -184,7 +188,7 @@ impl<'a> Inspector<'a> {
             Ok(message) => match self.message(&message) {
                 Passed::AsItIs => Ok(plain.freeze()),
                 Passed::Instead(message) => Ok(message.to_string().into()),
-                Passed::Refused(denial) => Err(Failure::Denied(denial)),
+                Passed::Refused(denial, _) => Err(Failure::Denied(denial)),
             },
             // An error page: no client takes it for a message.
             Err(_) if status >= 400 && !json::is_meant(&plain) => Ok(plain.freeze()),
@@ -212,34 +216,25 @@ impl<'a> Inspector<'a> {
         } = events;
         decoder.feed(octets, plain)?;
         while let Some(event) = reader.feed(plain)? {
-            let denial = match event.data.as_deref() {
-                None | Some("") => {
+            let (denial, waits) = match self.passed(event.data.as_deref()) {
+                Passed::AsItIs => {
                     out.extend_from_slice(&event.wire);
                     continue;
                 }
-                Some(data) => match self.parsed(data.as_bytes()) {
-                    Ok(message) => match self.message(&message) {
-                        Passed::AsItIs => {
-                            out.extend_from_slice(&event.wire);
-                            continue;
-                        }
-                        Passed::Instead(message) => {
-                            out.extend_from_slice(&event.with_data(&message.to_string()));
-                            continue;
-                        }
-                        Passed::Refused(denial) => denial,
-                    },
-                    Err(error) => match self.unclear(&error) {
-                        Some(denial) => denial,
-                        None => {
-                            out.extend_from_slice(&event.wire);
-                            continue;
-                        }
-                    },
-                },
+                Passed::Instead(message) => {
+                    out.extend_from_slice(&event.with_data(&message.to_string()));
+                    continue;
+                }
+                Passed::Refused(denial, waits) => (denial, waits),
             };
             // Of a stream that answers nobody, the rest may be for somebody.
             if self.called.ids.is_empty() {
+                if let Some(id) = waits {
+                    let params = json!({ "reason": denial.reason.label(), "hint": denial.hint });
+                    let instead =
+                        json!({ "jsonrpc": "2.0", "id": id, "method": REFUSED, "params": params });
+                    out.extend_from_slice(&event.with_data(&instead.to_string()));
+                }
                 continue;
             }
             let failure = Failure::Denied(denial);
@@ -250,6 +245,21 @@ impl<'a> Inspector<'a> {
             return Err(failure);
         }
         Ok(())
+    }
+
+    /// What becomes of the data of an event.
+    fn passed(&mut self, data: Option<&str>) -> Passed {
+        // A comment, or a place to go on from.
+        let Some(data @ [_, ..]) = data.map(str::as_bytes) else {
+            return Passed::AsItIs;
+        };
+        match self.parsed(data) {
+            Ok(message) => self.message(&message),
+            Err(error) => match self.unclear(&error) {
+                Some(denial) => Passed::Refused(denial, None),
+                None => Passed::AsItIs,
+            },
+        }
     }
 
     fn parsed(&self, text: &[u8]) -> Result<Value, JsonError> {

@@ -80,10 +80,12 @@ impl Inspector<'_> {
             Ok(Some(instead)) => Passed::Instead(instead),
             Err(Refused::By(denial)) => {
                 self.notice("server_asks", None, NoticedAction::Block);
-                Passed::Refused(denial)
+                // One of a batch: nobody waits for one alone.
+                let id = body.get("method").and(body.get("id"));
+                Passed::Refused(denial, id.cloned())
             }
             Err(Refused::Unclear(why)) => match self.unclear(&why) {
-                Some(denial) => Passed::Refused(denial),
+                Some(denial) => Passed::Refused(denial, None),
                 None => Passed::AsItIs,
             },
         }

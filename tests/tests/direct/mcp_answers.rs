@@ -406,12 +406,24 @@ async fn a_server_asks_the_agent_only_for_what_a_rule_lets_it() {
                     assert!(hint.starts_with(&format!("the server asks the agent for {method}")));
                 }
             }
-            // On a stream that answers nobody, what comes behind it still arrives.
+            // On a stream that answers nobody, what comes behind it still arrives; and who asked
+            // does not wait, since no client knows what it is asked instead.
             let told = "data: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/message\"}\n\n";
             let events = format!("data: {}\n\n{told}", asks(method));
             scene.says(EVENTS, events.clone());
             let got = scene.send("GET", "").await;
-            assert_eq!(got.body, if passes { &events } else { told }, "{method}");
+            match passes {
+                true => assert_eq!(got.body, events, "{method}"),
+                false => {
+                    let instead = &got.events()[0];
+                    assert_eq!(
+                        pick(instead, &["id", "method"]),
+                        json!(["s1", "sluice/refused"])
+                    );
+                    assert_eq!(instead["params"]["reason"], "call_not_allowed");
+                    assert!(got.body.ends_with(told), "{}", got.body);
+                }
+            }
             // As what a call needs before it goes on.
             let needs = json!({"resultType": "input_required", "requestState": "x",
                 "inputRequests": {"a": {"method": method, "params": {}}}});
