@@ -8,6 +8,8 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
+use sha2::{Digest as _, Sha256};
+
 use crate::names::AgentId;
 
 /// Tools that are remembered for one agent, over all servers. Beyond, none is: what cannot be
@@ -37,7 +39,8 @@ pub(crate) struct Definitions(Mutex<HashMap<AgentId, Agent>>);
 #[derive(Default, Debug)]
 struct Agent {
     tools: usize,
-    servers: HashMap<Box<str>, HashMap<Box<str>, Known>>,
+    /// Tools by the hash of their name, which may be as long as an answer.
+    servers: HashMap<Box<str>, HashMap<Digest, Known>>,
 }
 
 #[derive(Debug)]
@@ -55,7 +58,7 @@ impl Definitions {
         let known = agent
             .servers
             .get_mut(server)
-            .and_then(|tools| tools.get_mut(tool));
+            .and_then(|tools| tools.get_mut(&key(tool)));
         if let Some(known) = known {
             known.changed = known.first != digest;
             return match known.changed {
@@ -72,7 +75,7 @@ impl Definitions {
             changed: false,
         };
         let server = agent.servers.entry(server.into()).or_default();
-        server.insert(tool.into(), known);
+        server.insert(key(tool), known);
         Seen::First
     }
 
@@ -81,16 +84,16 @@ impl Definitions {
         let all = self.lock();
         let tools = all.get(agent).and_then(|agent| agent.servers.get(server));
         tools
-            .and_then(|tools| tools.get(tool))
+            .and_then(|tools| tools.get(&key(tool)))
             .is_some_and(|known| known.changed)
     }
 
     /// Another server that offered this agent a tool of this name.
     pub(crate) fn other_server(&self, agent: &AgentId, server: &str, tool: &str) -> Option<String> {
-        let all = self.lock();
+        let (all, tool) = (self.lock(), key(tool));
         let mut servers = all.get(agent)?.servers.iter();
         servers
-            .find(|(name, tools)| ***name != *server && tools.contains_key(tool))
+            .find(|(name, tools)| ***name != *server && tools.contains_key(&tool))
             .map(|(name, _)| name.to_string())
     }
 
@@ -98,6 +101,10 @@ impl Definitions {
     fn lock(&self) -> MutexGuard<'_, HashMap<AgentId, Agent>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn key(tool: &str) -> Digest {
+    Sha256::digest(tool).into()
 }
 
 #[cfg(test)]

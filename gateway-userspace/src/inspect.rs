@@ -13,7 +13,7 @@ use crate::{
     content::{
         DecodeError, Decoder, Limits,
         json::{self, JsonError},
-        sse::{self, SseError},
+        sse::{self, Event, SseError},
     },
     definitions::Definitions,
     names::AgentId,
@@ -30,6 +30,9 @@ pub(crate) enum Unread {
     /// It is larger than what is read whole.
     #[error("it is larger than the limit")]
     TooLarge,
+    /// It says twice what it is.
+    #[error("it has more than one Content-Type")]
+    ContentType,
     /// Its content coding cannot be undone.
     #[error("{0}")]
     Coding(DecodeError),
@@ -43,6 +46,7 @@ impl Unread {
     pub(crate) const fn label(self) -> &'static str {
         match self {
             Self::TooLarge => "answer_too_large",
+            Self::ContentType => "content_type_repeated",
             Self::Coding(error) => error.label(),
             Self::Events(error) => error.label(),
         }
@@ -64,7 +68,8 @@ impl From<SseError> for Failure {
 /// What an answer's head says of its body.
 pub(crate) struct Head<'a> {
     pub(crate) status: u16,
-    pub(crate) content_type: Option<&'a [u8]>,
+    /// Values of all `Content-Type` fields.
+    pub(crate) content_types: &'a [&'a [u8]],
     /// Values of all `Content-Encoding` fields.
     pub(crate) encodings: &'a [&'a [u8]],
 }
@@ -144,21 +149,34 @@ impl<'a> Inspector<'a> {
         std::mem::take(&mut self.noticed)
     }
 
-    /// How a body behind this head is read.
-    pub(crate) fn form(&self, head: &Head<'_>) -> Result<Form, Failure> {
-        let is_events = head.content_type.is_some_and(is_event_stream);
-        let limits = match is_events {
-            // A stream goes on for as long as the connection does.
-            true => Limits {
-                output: u64::MAX,
-                ..Limits::default()
-            },
-            false => Limits {
-                output: self.most as u64,
-                ..Limits::default()
-            },
+    /// How a body behind this head is read; none where it cannot be, and policy only observes.
+    ///
+    /// # Errors
+    /// [`Failure::AnswerUnread`].
+    pub(crate) fn form(&mut self, head: &Head<'_>) -> Result<Option<Form>, Failure> {
+        match self.readable(head) {
+            Ok(form) => Ok(Some(form)),
+            Err(unread) if self.unclear(&unread).is_none() => Ok(None),
+            Err(unread) => Err(Failure::AnswerUnread(unread)),
+        }
+    }
+
+    fn readable(&self, head: &Head<'_>) -> Result<Form, Unread> {
+        let is_events = match head.content_types {
+            [] => false,
+            [one] => is_event_stream(one),
+            [_, _, ..] => return Err(Unread::ContentType),
         };
-        let decoder = Decoder::for_encodings(head.encodings, limits)?;
+        let output = match is_events {
+            // A stream goes on for as long as the connection does.
+            true => u64::MAX,
+            false => self.most as u64,
+        };
+        let limits = Limits {
+            output,
+            ..Limits::default()
+        };
+        let decoder = Decoder::for_encodings(head.encodings, limits).map_err(Unread::Coding)?;
         Ok(match is_events {
             true => Form::Events(Box::new(Events {
                 decoder,
@@ -216,7 +234,7 @@ impl<'a> Inspector<'a> {
         } = events;
         decoder.feed(octets, plain)?;
         while let Some(event) = reader.feed(plain)? {
-            let (denial, waits) = match self.passed(event.data.as_deref()) {
+            let (denial, waits) = match self.passed(&event) {
                 Passed::AsItIs => {
                     out.extend_from_slice(&event.wire);
                     continue;
@@ -247,10 +265,15 @@ impl<'a> Inspector<'a> {
         Ok(())
     }
 
-    /// What becomes of the data of an event.
-    fn passed(&mut self, data: Option<&str>) -> Passed {
+    /// What becomes of an event.
+    fn passed(&mut self, event: &Event) -> Passed {
+        if event.odd
+            && let Some(denial) = self.unclear(&"an event has a line of no known field")
+        {
+            return Passed::Refused(denial, None);
+        }
         // A comment, or a place to go on from.
-        let Some(data @ [_, ..]) = data.map(str::as_bytes) else {
+        let Some(data @ [_, ..]) = event.data.as_deref().map(str::as_bytes) else {
             return Passed::AsItIs;
         };
         match self.parsed(data) {

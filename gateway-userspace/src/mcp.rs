@@ -98,23 +98,6 @@ pub enum McpError {
     Mirror,
 }
 
-impl McpError {
-    /// The code of its error in JSON-RPC.
-    #[must_use]
-    pub const fn code(self) -> i64 {
-        match self {
-            Self::NotRead => -32700,
-            Self::Mirror => -32020,
-            Self::Body
-            | Self::Method
-            | Self::Batch
-            | Self::Envelope
-            | Self::LookAlike
-            | Self::Name => -32600,
-        }
-    }
-}
-
 /// The messages of a body.
 ///
 /// # Errors

@@ -447,6 +447,8 @@ pub enum DenyReason {
     McpOnly,
     /// What is said to an MCP server has no one reading.
     McpUnclear,
+    /// A header field says something else than the body to an MCP server.
+    McpMismatch,
     /// A rule names the MCP server, but not this call.
     CallNotAllowed,
     /// What an MCP server says of the tool is not what it said at first.
@@ -492,6 +494,7 @@ impl DenyReason {
             Self::WebsocketNotAllowed => "websocket_not_allowed",
             Self::McpOnly => "mcp_only",
             Self::McpUnclear => "mcp_unclear",
+            Self::McpMismatch => "mcp_mismatch",
             Self::CallNotAllowed => "call_not_allowed",
             Self::DefinitionChanged => "definition_changed",
             Self::AnswerUnclear => "answer_unclear",
@@ -522,6 +525,7 @@ impl Word for DenyReason {
         (Self::WebsocketNotAllowed.label(), Self::WebsocketNotAllowed),
         (Self::McpOnly.label(), Self::McpOnly),
         (Self::McpUnclear.label(), Self::McpUnclear),
+        (Self::McpMismatch.label(), Self::McpMismatch),
         (Self::CallNotAllowed.label(), Self::CallNotAllowed),
         (Self::DefinitionChanged.label(), Self::DefinitionChanged),
         (Self::AnswerUnclear.label(), Self::AnswerUnclear),

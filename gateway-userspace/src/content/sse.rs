@@ -46,6 +46,9 @@ pub struct Event {
     /// The lines of data; none where there are only comments and the like, of which a client
     /// notices nothing.
     pub data: Option<String>,
+    /// Whether a line is neither a comment nor of a field that the format knows: whoever does not
+    /// take it for an event may read it as something else.
+    pub odd: bool,
     /// The octets that it came in, with the empty line behind it: what a relay forwards.
     pub wire: Bytes,
 }
@@ -158,7 +161,7 @@ impl Reader {
             false => text.strip_prefix('\u{feff}').unwrap_or(text),
             true => text,
         };
-        let (mut kind, mut data) = (None, None::<String>);
+        let (mut kind, mut data, mut odd) = (None, None::<String>, false);
         for line in text.split(['\n', '\r']) {
             let (field, value) = line.split_once(':').unwrap_or((line, ""));
             let value = value.strip_prefix(' ').unwrap_or(value);
@@ -171,10 +174,16 @@ impl Reader {
                     }
                     None => data = Some(value.to_owned()),
                 },
-                _other => {}
+                "" | "id" | "retry" => {}
+                _other => odd = true,
             }
         }
-        Ok(Event { kind, data, wire })
+        Ok(Event {
+            kind,
+            data,
+            odd,
+            wire,
+        })
     }
 }
 

@@ -65,6 +65,11 @@ impl Policy {
 
     /// The decision on something else that is said where the request goes, without the node's.
     pub(super) fn decide_spoken(&self, request: &Request<'_>, spoken: Spoken<'_>) -> Decision {
+        // Of two policies, one alone may know the server.
+        let spoken = match self.knows_mcp(request) {
+            true => spoken,
+            false => Spoken::NoServer,
+        };
         self.carry_out(decision(self.judge(request, spoken)))
     }
 

@@ -257,7 +257,16 @@ impl Denial {
 pub(super) fn unclear(why: McpError, rule: Option<&RuleId>) -> Denial {
     Denial {
         rule: rule.cloned(),
-        reason: DenyReason::McpUnclear,
+        reason: match why {
+            McpError::Mirror => DenyReason::McpMismatch,
+            McpError::NotRead
+            | McpError::Body
+            | McpError::Method
+            | McpError::Batch
+            | McpError::Envelope
+            | McpError::LookAlike
+            | McpError::Name => DenyReason::McpUnclear,
+        },
         hint: format!("{why}; send one message of JSON-RPC 2.0 that says everything once"),
     }
 }

@@ -132,7 +132,7 @@ pub(crate) async fn exchange(
         let form = match inspector {
             Some(inspector) if response.body != Body::Empty => {
                 let form = form(inspector, &response)?;
-                Some((inspector, form))
+                form.map(|form| (inspector, form))
             }
             Some(_) | None => None,
         };
@@ -233,11 +233,12 @@ pub(crate) async fn exchange(
 }
 
 /// How an answer is read.
-fn form(inspector: &Inspector<'_>, response: &ResponseHead) -> Result<Form, Failure> {
+fn form(inspector: &mut Inspector<'_>, response: &ResponseHead) -> Result<Option<Form>, Failure> {
     let encodings: Vec<_> = response.all("content-encoding").collect();
+    let content_types: Vec<_> = response.all("content-type").collect();
     inspector.form(&Head {
         status: response.status,
-        content_type: response.all("content-type").next(),
+        content_types: &content_types,
         encodings: &encodings,
     })
 }

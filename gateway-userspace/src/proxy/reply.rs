@@ -15,6 +15,8 @@ use crate::{
 
 /// Codes of errors in JSON-RPC.
 const INVALID_REQUEST: i64 = -32600;
+/// Of MCP, since 2026-07-28.
+const HEADER_MISMATCH: i64 = -32020;
 const REFUSED: i64 = -32000;
 
 /// What the agent gets to read.
@@ -71,13 +73,12 @@ impl Reply {
                 body,
             };
         }
-        let unclear = failure
-            .denial()
-            .is_some_and(|denial| denial.reason == DenyReason::McpUnclear);
-        let (status, code) = match report.status {
-            403 if unclear => (400, INVALID_REQUEST),
-            403 => (200, REFUSED),
-            other => (other, REFUSED),
+        let reason = failure.denial().map(|denial| denial.reason);
+        let (status, code) = match (report.status, reason) {
+            (403, Some(DenyReason::McpUnclear)) => (400, INVALID_REQUEST),
+            (403, Some(DenyReason::McpMismatch)) => (400, HEADER_MISMATCH),
+            (403, _) => (200, REFUSED),
+            (other, _) => (other, REFUSED),
         };
         let data: Value = serde_json::from_str(&body).unwrap_or_default();
         let error = |id: &Value| {

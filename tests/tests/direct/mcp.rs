@@ -142,6 +142,23 @@ async fn what_has_two_readings_gets_nowhere() {
             matches!(status(&answer), 400 | 403),
             "{fields} {sent}: {answer}"
         );
+        if let Some(error) = body(&answer).get("error").filter(|error| error.is_object()) {
+            let mirrors = fields.to_ascii_lowercase().contains("mcp");
+            let expected = match mirrors {
+                true => json!([-32020, "mcp_mismatch"]),
+                false => json!([-32600, "mcp_unclear"]),
+            };
+            assert_eq!(
+                json!([error["code"], error["data"]["reason"]]),
+                expected,
+                "{fields}"
+            );
+        } else {
+            assert!(
+                !fields.to_ascii_lowercase().contains("mcp"),
+                "{fields}: {answer}"
+            );
+        }
         assert_eq!(origin.seen().len(), 0, "{fields} {sent}");
     }
     let fields = "Mcp-Method: tools/call\r\nMcp-Name: search_tickets\r\n";

@@ -462,6 +462,23 @@ async fn answers_that_cannot_be_read_in_one_way_do_not_pass() {
                 );
             }
         }
+        // Events to one reader, and to another not.
+        let evil_answer = answer(&json!({"tools": [evil]}));
+        for sent in [
+            format!("{evil_answer}\n\n"),
+            format!("{evil_answer}\ndata: {}\n\n", answer(&json!({}))),
+        ] {
+            scene.says(EVENTS, sent);
+            let got = scene.post(&list()).await;
+            assert!(!got.body.contains("drop"), "{}", got.body);
+        }
+        scene.origin.reply_with(Reply {
+            status: 200,
+            fields: vec![("content-type", EVENTS), ("content-type", JSON)],
+            body: format!("data: {evil_answer}\n\n").into(),
+        });
+        let got = scene.post(&list()).await;
+        assert_eq!(got.json()["reason"], "content_type_repeated");
         let zipped = Reply {
             status: 200,
             fields: vec![("content-type", JSON), ("content-encoding", "compress")],
@@ -471,6 +488,87 @@ async fn answers_that_cannot_be_read_in_one_way_do_not_pass() {
         let got = scene.post(&list()).await;
         assert_eq!(got.status, 502);
         assert_eq!(got.json()["reason"], "encoding_unknown");
+    }
+}
+
+#[tokio::test]
+async fn where_policy_observes_all_of_it_passes() {
+    for protocol in BOTH {
+        let scene = Scene::with(protocol, |server| policy(&rules(server)).with_observe()).await;
+        let offered = answer(&json!({"tools": [tool("drop", "x")]}));
+        let asks = "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"roots/list\"}";
+        for (fields, body) in [
+            (vec![("content-type", JSON)], offered.clone()),
+            (
+                vec![("content-type", JSON), ("content-encoding", "compress")],
+                offered.clone(),
+            ),
+            (vec![("content-type", JSON)], "{\"Result\":1}".to_owned()),
+            (
+                vec![("content-type", EVENTS)],
+                format!("data: {asks}\n\n{offered}\n\n"),
+            ),
+        ] {
+            scene.origin.reply_with(Reply {
+                status: 200,
+                fields,
+                body: body.clone().into(),
+            });
+            assert_eq!(scene.post(&list()).await.body, body);
+        }
+        let records = scene.rig.records().await;
+        let noticed: Vec<_> = records
+            .iter()
+            .filter_map(|record| record["noticed"].as_array())
+            .map(|noticed| pick(&noticed[0], &["what", "action"]))
+            .collect();
+        assert_eq!(
+            noticed,
+            [
+                json!(["answer_unclear", "alert"]),
+                json!(["answer_unclear", "alert"]),
+                json!(["server_asks", "alert"]),
+            ]
+        );
+    }
+}
+
+#[tokio::test]
+async fn of_the_nodes_policy_and_the_agents_both_count() {
+    let open = |server: &str| {
+        let port = server.split([':', '/']).nth(4).unwrap();
+        format!(
+            "[[egress]]\nid = \"all\"\nhosts = [\"origin.test\"]\nports = [{port}]\n\
+             private = true\ninspect = \"always\"\n"
+        )
+    };
+    let narrow = |server: &str| rules(server).replace("\"refund\"]", "\"drop\"]");
+    for (one, other, expected) in [
+        (
+            open as fn(&str) -> String,
+            rules as fn(&str) -> String,
+            &["search_tickets", "refund"][..],
+        ),
+        (narrow, rules, &["search_tickets"]),
+    ] {
+        for turned in [false, true] {
+            let scene = Scene::with("h2", |server| {
+                let (one, other) = (policy(&one(server)), policy(&other(server)));
+                match turned {
+                    false => one.under(other),
+                    true => other.under(one),
+                }
+            })
+            .await;
+            let tools = ["search_tickets", "drop", "refund"].map(|name| tool(name, "x"));
+            scene.says(JSON, answer(&json!({"tools": tools})));
+            let got = scene.post(&list()).await;
+            assert_eq!(names(&got.json()), expected, "{turned}");
+            let tools = [tool("search_tickets", "y")];
+            scene.says(JSON, answer(&json!({"tools": tools})));
+            let none: [&str; 0] = [];
+            assert_eq!(names(&scene.post(&list()).await.json()), none, "{turned}");
+        }
     }
 }
 

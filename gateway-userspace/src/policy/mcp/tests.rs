@@ -198,7 +198,7 @@ fn only_calls_get_to_the_server() {
                 content,
                 ..Sent::default()
             },
-            "deny mcp_unclear tickets",
+            "deny mcp_mismatch tickets",
         ),
         (Sent::default(), "deny mcp_unclear tickets"),
         (

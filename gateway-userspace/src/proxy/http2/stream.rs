@@ -98,13 +98,17 @@ struct Progress {
 }
 
 /// How an answer is read.
-fn form(inspector: &Inspector<'_>, parts: &http::response::Parts) -> Result<Form, Failure> {
+fn form(
+    inspector: &mut Inspector<'_>,
+    parts: &http::response::Parts,
+) -> Result<Option<Form>, Failure> {
     let encodings = parts.headers.get_all(header::CONTENT_ENCODING);
     let encodings: Vec<_> = encodings.iter().map(HeaderValue::as_bytes).collect();
-    let content_type = parts.headers.get(header::CONTENT_TYPE);
+    let content_types = parts.headers.get_all(header::CONTENT_TYPE);
+    let content_types: Vec<_> = content_types.iter().map(HeaderValue::as_bytes).collect();
     inspector.form(&Head {
         status: parts.status.as_u16(),
-        content_type: content_type.map(HeaderValue::as_bytes),
+        content_types: &content_types,
         encodings: &encodings,
     })
 }
@@ -321,7 +325,7 @@ async fn exchange(
         let form = match inspector {
             Some(inspector) if !ends => {
                 let form = form(inspector, &parts)?;
-                Some((inspector, form))
+                form.map(|form| (inspector, form))
             }
             Some(_) | None => None,
         };
