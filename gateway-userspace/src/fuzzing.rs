@@ -10,6 +10,7 @@
     reason = "a panic is how a target says that something does not hold"
 )]
 
+mod answers;
 mod content;
 mod dns;
 mod http1;
@@ -30,6 +31,7 @@ pub const TARGETS: &[Target] = &[
     ("policy", policy::file),
     ("websocket", streams::websocket),
     ("sse", streams::sse),
+    ("mcp_answer", answers::mcp_answer),
     ("content", content::coded),
     ("json", content::json),
     ("multipart", content::multipart),
