@@ -310,6 +310,37 @@ mod tests {
     }
 
     #[test]
+    fn what_was_noticed_crosses_and_has_a_label() {
+        use crate::audit::NoticedAction;
+        let taken = |what: &'static str, times: usize| {
+            let mut record = Record::new(
+                &subject("bot"),
+                jiff::Timestamp::UNIX_EPOCH,
+                Kind::Http,
+                Outcome::Allow,
+                "allowed",
+            );
+            let noticed = Noticed {
+                what: what.into(),
+                about: Some("refund".to_owned()),
+                rule: Some(RuleId::parse("tickets").unwrap()),
+                action: NoticedAction::Hide,
+            };
+            record.noticed = vec![noticed; times];
+            let mut line = Vec::new();
+            super::super::line::Chain::start()
+                .append(&record, &mut line)
+                .unwrap();
+            let taken = decode(line.trim_ascii_end(), |_| subject("bot"), |_| None);
+            taken.map(|taken| taken.noticed == record.noticed)
+        };
+        assert!(taken("definition_changed", NOTICED_MAX).unwrap());
+        assert!(taken("definition_changed", NOTICED_MAX + 1).is_err());
+        assert!(taken("", 1).is_err());
+        assert!(taken("no label", 1).is_err());
+    }
+
+    #[test]
     fn what_is_no_record_is_refused() {
         for line in [
             "",
