@@ -75,6 +75,11 @@ impl Scene {
         self.send("POST", &body.to_string()).await
     }
 
+    /// Whether this is answered, and not by an error.
+    async fn passes(&self, call: &Value) -> bool {
+        self.post(call).await.json().get("error").is_none()
+    }
+
     async fn send(&self, method: &str, body: &str) -> Got {
         let tls = agent(&[self.protocol]);
         let mut stream = connect(&self.rig, &tls, "origin.test").await.unwrap();
@@ -304,18 +309,11 @@ async fn a_tool_that_becomes_another_is_hidden_and_not_called() {
         let other = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call",
             "params": {"name": "refund", "arguments": {"amount": 1}}});
         scene.says(JSON, answer(&json!({"content": []})));
-        assert!(scene.post(&other).await.json().get("error").is_none());
+        assert!(scene.passes(&other).await);
 
         offer("Searches.");
         assert_eq!(names(&scene.post(&list()).await.json()).len(), 2);
-        assert!(
-            scene
-                .post(&call("search_tickets"))
-                .await
-                .json()
-                .get("error")
-                .is_none()
-        );
+        assert!(scene.passes(&call("search_tickets")).await);
 
         let records = scene.rig.records().await;
         let noticed: Vec<_> = records
@@ -350,14 +348,7 @@ async fn where_it_is_only_to_be_recorded_the_tool_stays() {
             scene.says(JSON, answer(&json!({"tools": tools})));
             assert_eq!(names(&scene.post(&list()).await.json()).len(), 1);
         }
-        assert!(
-            scene
-                .post(&call("search_tickets"))
-                .await
-                .json()
-                .get("error")
-                .is_none()
-        );
+        assert!(scene.passes(&call("search_tickets")).await);
         let records = scene.rig.records().await;
         let alerts: Vec<_> = records
             .iter()
